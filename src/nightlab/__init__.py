@@ -1,0 +1,49 @@
+"""NightLab: a laboratory for a survey telescope's night.
+
+The verbs and nouns below are imported when first used, so that ``import nightlab as nl`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "calibrate": "nightlab.stages.single_frame",
+    "CalibrateConfig": "nightlab.stages.single_frame",
+    "build_template": "nightlab.stages.templates",
+    "TemplateConfig": "nightlab.stages.templates",
+    "warp_template": "nightlab.stages.templates",
+    "subtract": "nightlab.stages.differencing",
+    "SubtractConfig": "nightlab.stages.differencing",
+    "detect_dia_sources": "nightlab.stages.differencing",
+    "DetectConfig": "nightlab.stages.differencing",
+    "associate": "nightlab.stages.association",
+    "AssociateConfig": "nightlab.stages.association",
+    "force_photometry": "nightlab.stages.association",
+    "simulate": "nightlab.simulate",
+    "gather": "nightlab.metrics",
+    "recover": "nightlab.metrics",
+    "summarise": "nightlab.metrics",
+    "verdicts": "nightlab.metrics",
+    "data_set": "nightlab.data.locate",
+    "read_generic": "nightlab.data.instruments.generic",
+    "open_repository": "nightlab.data.repository",
+    "run": "nightlab.pipelines.night",
+    "VisitImage": "lsst.images",
+    "DifferenceImage": "lsst.images",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nightlab' has no attribute {name!r}; it has {', '.join(sorted(_HOME))}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from nightlab.errors import BadInput, TooFewStars
 
 Floats = NDArray[np.float64]
-PixelFrame = DetectorFrame | TractFrame
+type PixelFrame = DetectorFrame | TractFrame
 
 
 def projection_from_wcs(wcs: WCS, frame: PixelFrame, bbox: Box | None = None) -> SkyProjection:
