@@ -1,0 +1,7 @@
+"""One seeded sky and camera: images with truth, for demonstrations, tests and benchmarks."""
+
+from nightlab.simulate.config import PRESETS, SurveyConfig
+from nightlab.simulate.frames import Pair, small_pair
+from nightlab.simulate.survey import Survey, simulate
+
+__all__ = ["PRESETS", "Pair", "Survey", "SurveyConfig", "simulate", "small_pair"]
