@@ -61,6 +61,10 @@ class RawRecord:
         ``(4, 2)`` ra and dec of the outer corners of the frame, in order around it [degree, ICRS].
     observation_reason, target
         Free text.
+    sequence
+        Number within the night or run.
+    simulated
+        Whether the pixels never saw a sky.
     """
 
     exposure: int
@@ -77,6 +81,8 @@ class RawRecord:
     airmass: float = float("nan")
     target: str = ""
     observation_reason: str = "science"
+    sequence: int = 0
+    simulated: bool = False
 
     @property
     def day_obs(self) -> int:

@@ -155,6 +155,7 @@ def read_record(path: str | Path) -> RawRecord:
         airmass=_calibration(frame)["airmass"],
         corners=np.stack([ra[:4], dec[:4]], axis=1),
         target=f"run {frame.run} field {frame.field}",
+        sequence=frame.field,
     )
 
 
