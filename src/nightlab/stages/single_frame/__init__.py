@@ -1,0 +1,7 @@
+"""Single-frame processing: from one raw or corrected detector to a calibrated image and its sources."""
+
+from nightlab.stages.single_frame.config import CalibrateConfig
+from nightlab.stages.single_frame.metrics import METRICS
+from nightlab.stages.single_frame.stage import CalibratedFrame, calibrate
+
+__all__ = ["METRICS", "CalibrateConfig", "CalibratedFrame", "calibrate"]

@@ -1,0 +1,349 @@
+"""Astrometric calibration: where the pointing was off, which source is which star, and the projection they define."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from lsst.images import Box, SkyProjection
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.ndimage import uniform_filter
+from scipy.spatial import cKDTree
+
+from nightlab.config import Config
+from nightlab.errors import NoOverlap, TooFewStars
+from nightlab.images.wcs import fit_projection, pixel_scale, pixel_to_radec, radec_to_pixel
+from nightlab.stages.single_frame.frame import Bools, Floats
+from nightlab.stages.single_frame.measure import Sources
+
+Ints = NDArray[np.int64]
+GRID = 21  # per axis, where the corrected projection is sampled before it is written as TAN-SIP
+DAYS_PER_YEAR = 365.25
+
+
+class AstrometryConfig(Config):
+    """Knobs of the astrometric calibration."""
+
+    min_snr: float = Field(default=10.0, gt=0, description="faintest source matched [sigma]")
+    n_bright: int = Field(
+        default=200, gt=0, description="brightest sources and references that look for the pointing error"
+    )
+    search_radius: float = Field(default=10.0, gt=0, description="largest pointing error looked for [arcsec]")
+    max_rotation: float = Field(default=0.3, ge=0, description="largest rotation error looked for [deg]")
+    match_radius: float = Field(default=1.0, gt=0, description="radius of the last match [arcsec]")
+    min_matches: int = Field(default=6, ge=3, description="fewer matches than this are an error")
+    clip: float = Field(default=3.0, gt=0, description="clipping of the fit [sigma]")
+    order: int = Field(
+        2, ge=0, le=3, description="degree of the correction to the projection, when there are matches enough"
+    )
+    matches_per_term: float = Field(
+        6.0, ge=1, description="matches needed per polynomial term, else the order is lowered"
+    )
+    error_floor: float = Field(
+        default=0.02, ge=0, description="added in quadrature to centroid errors for weights [arcsec]"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Astrometry:
+    """A fitted projection and the matches behind it.
+
+    Attributes
+    ----------
+    projection
+        Of detector pixels.
+    source, reference
+        (n,) indices of matched sources and of rows of the reference, clipped ones included.
+    used
+        (n,) True for the matches that survived clipping.
+    residual
+        (n, 2) source minus reference along ra cos(dec) and dec [arcsec].
+    shift
+        Pointing error that was found [arcsec].
+    """
+
+    projection: SkyProjection
+    source: Ints
+    reference: Ints
+    used: Bools
+    residual: Floats
+    shift: float
+
+
+def reference_positions(reference: Table, mjd_tai: float) -> tuple[Floats, Floats]:
+    """Move the reference to an epoch.
+
+    Parameters
+    ----------
+    reference
+        ``ra``, ``dec`` [deg]; optional ``pmRa``, ``pmDec`` [mas / yr] with ``epoch`` [MJD] as column or in ``meta``.
+    mjd_tai
+        The epoch.
+    """
+    ra, dec = _column(reference, "ra"), _column(reference, "dec")
+    names = reference.colnames
+    if "pmRa" not in names or "pmDec" not in names or not ("epoch" in names or "epoch" in reference.meta):
+        return ra, dec
+    epoch = _column(reference, "epoch") if "epoch" in names else float(reference.meta["epoch"])
+    years = (mjd_tai - epoch) / DAYS_PER_YEAR
+    step = years / 3.6e6
+    east, north = (np.nan_to_num(_column(reference, name)) * np.nan_to_num(step) for name in ("pmRa", "pmDec"))
+    return (ra + east / np.cos(np.deg2rad(dec))) % 360.0, dec + north
+
+
+def _column(table: Table, name: str) -> Floats:
+    values = table[name]
+    if getattr(values, "mask", None) is not None:
+        values = values.filled(np.nan)
+    return np.asarray(values, dtype=float)
+
+
+def calibrate_astrometry(
+    sources: Sources,
+    reference: Table,
+    nominal: SkyProjection,
+    box: Box,
+    mjd_tai: float,
+    band: str,
+    config: AstrometryConfig,
+) -> Astrometry:
+    """Fit the projection of a detector to reference stars.
+
+    The pointing error is the peak of the histogram of offsets between the brightest sources and references; matches
+    within a shrinking radius then define a polynomial correction to the nominal projection, clipped at `clip` sigma.
+    Nominal projection and correction together are written as one TAN-SIP.
+
+    Parameters
+    ----------
+    sources
+        Measured sources.
+    reference
+        Reference catalogue.
+    nominal
+        The projection to start from.
+    box
+        The detector.
+    mjd_tai
+        Epoch of the exposure.
+    band
+        Ranks the references by this band's flux where they have it.
+    config
+        Knobs.
+
+    Raises
+    ------
+    NoOverlap
+        When no reference lies on the detector.
+    TooFewStars
+        When fewer than `min_matches` sources match.
+    """
+    ra, dec = reference_positions(reference, mjd_tai)
+    scale = pixel_scale(nominal, box.x.center, box.y.center)
+    rows, rx, ry = _on_detector(nominal, ra, dec, box, config.search_radius / scale)
+    chosen = np.flatnonzero(sources.clean() & (sources.snr > config.min_snr))
+    if chosen.size < config.min_matches:  # take what there is
+        chosen = np.flatnonzero(~(sources.centroid_flag | sources.flux_flag) & (sources.snr > 5.0))
+    if chosen.size < config.min_matches:
+        raise _too_few(int(chosen.size), config, "usable sources")
+    x, y = sources.x[chosen], sources.y[chosen]
+    bright = chosen[np.argsort(-sources.flux[chosen], kind="stable")][: config.n_bright]
+    top = _brightest(reference, rows, band, config.n_bright)
+    centre = (box.x.center, box.y.center)
+    turn, dx, dy = _pointing_error(
+        sources.x[bright],
+        sources.y[bright],
+        rx[top],
+        ry[top],
+        centre,
+        config.search_radius / scale,
+        config.max_rotation,
+    )
+    # positions on the nominal projection: what the polynomial in measured position must yield
+    start_x, start_y = _rotate(x - centre[0] - dx, y - centre[1] - dy, -turn)
+    correction = _Correction(
+        x=start_x + centre[0] - x, y=start_y + centre[1] - y, centre=centre, span=max(box.shape) / 2.0
+    )
+    weight = 1.0 / (
+        np.hypot(sources.x_err[chosen], sources.y_err[chosen]) ** 2 / 2 + (config.error_floor / scale) ** 2
+    )
+    weight = np.where(np.isfinite(weight), weight, 0.0)
+    i, j, used, fit = _match_and_fit(x, y, rx, ry, weight, correction, scale, config)
+    projection = _compose(nominal, fit, box)
+    sky = pixel_to_radec(projection, x[i], y[i])
+    found = rows[j]
+    east = ((sky[0] - ra[found] + 180.0) % 360.0 - 180.0) * np.cos(np.deg2rad(dec[found]))
+    return Astrometry(
+        projection=projection,
+        source=chosen[i],
+        reference=found,
+        used=used,
+        residual=np.stack([east, sky[1] - dec[found]], axis=1) * 3600.0,
+        shift=float(np.hypot(dx, dy) * scale),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Correction:
+    """What must be added to measured positions to land on the nominal projection, per source at the start."""
+
+    x: Floats
+    y: Floats
+    centre: tuple[float, float]
+    span: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Polynomial:
+    coefficients: Floats  # (n_terms, 2)
+    powers: list[tuple[int, int]]
+    centre: tuple[float, float]
+    span: float
+
+    def __call__(self, x: Floats, y: Floats) -> Floats:
+        u, v = (x - self.centre[0]) / self.span, (y - self.centre[1]) / self.span
+        return np.stack([u**a * v**b for a, b in self.powers], axis=-1) @ self.coefficients
+
+
+def _too_few(found: int, config: AstrometryConfig, what: str) -> TooFewStars:
+    return TooFewStars(
+        f"astrometric calibration needs {config.min_matches} {what}, found {found}",
+        hint="widen `astrometry.search_radius`, give a deeper reference catalogue, or pass none to keep the pointing",
+        found=found,
+        needed=config.min_matches,
+    )
+
+
+def _on_detector(
+    projection: SkyProjection, ra: Floats, dec: Floats, box: Box, margin: float
+) -> tuple[Ints, Floats, Floats]:
+    """Give the reference rows that may lie on the detector, and their nominal pixels."""
+    corner_ra, corner_dec = pixel_to_radec(
+        projection,
+        [box.x.center, box.x.min, box.x.max, box.x.min, box.x.max],
+        [box.y.center, box.y.min, box.y.min, box.y.max, box.y.max],
+    )
+    scale = pixel_scale(projection, box.x.center, box.y.center) / 3600.0
+    reach = 0.55 * np.hypot(*box.shape) * scale + margin * scale
+    cosine = np.cos(np.deg2rad(corner_dec[0]))
+    d_ra = ((ra - corner_ra[0] + 180.0) % 360.0 - 180.0) * cosine
+    # a coarse cut first: a projection need not be defined on the far side of the sky
+    near = np.flatnonzero((np.hypot(d_ra, dec - corner_dec[0]) < 1.2 * reach) & np.isfinite(ra) & np.isfinite(dec))
+    x, y = radec_to_pixel(projection, ra[near], dec[near]) if near.size else (np.empty(0), np.empty(0))
+    inside = (x > box.x.min - margin) & (x < box.x.max + margin) & (y > box.y.min - margin) & (y < box.y.max + margin)
+    if not inside.any():
+        raise NoOverlap(
+            f"none of the {ra.size} reference objects lies on the detector around "
+            f"ra {corner_ra[0]:.4f}, dec {corner_dec[0]:.4f}",
+            hint="use a reference catalogue that covers this field, or pass none to keep the pointing",
+            ra=float(corner_ra[0]),
+            dec=float(corner_dec[0]),
+        )
+    return near[inside], x[inside], y[inside]
+
+
+def _brightest(reference: Table, rows: Ints, band: str, count: int) -> Ints:
+    """Give positions within `rows` of the brightest references; all when brightness is unknown."""
+    name = f"{band}_flux"
+    if name not in reference.colnames:
+        return np.arange(rows.size)
+    flux = np.nan_to_num(_column(reference, name)[rows])
+    return np.sort(np.argsort(-flux, kind="stable")[:count])
+
+
+def _rotate(x: Floats, y: Floats, angle: float) -> tuple[Floats, Floats]:
+    c, s = np.cos(angle), np.sin(angle)
+    return c * x - s * y, s * x + c * y
+
+
+def _pointing_error(
+    x: Floats, y: Floats, rx: Floats, ry: Floats, centre: tuple[float, float], radius: float, max_rotation: float
+) -> tuple[float, float, float]:
+    """Find rotation [rad] and shift [pixel] that bring references onto sources, by the fullest bin of offsets."""
+    steps = np.deg2rad(np.linspace(-max_rotation, max_rotation, 7)) if max_rotation > 0 else np.zeros(1)
+    best = (-1.0, 0.0, 0.0, 0.0)
+    bins = max(5, int(np.ceil(2.0 * radius)))
+    edges = np.linspace(-radius, radius, bins + 1)
+    for turn in steps[np.argsort(np.abs(steps), kind="stable")]:
+        px, py = _rotate(rx - centre[0], ry - centre[1], turn)
+        dx = (x[:, None] - centre[0] - px[None, :]).ravel()
+        dy = (y[:, None] - centre[1] - py[None, :]).ravel()
+        near = (np.abs(dx) < radius) & (np.abs(dy) < radius)
+        dx, dy = dx[near], dy[near]
+        counts = uniform_filter(np.histogram2d(dx, dy, bins=[edges, edges])[0], size=3, mode="constant") * 9.0
+        peak = np.unravel_index(int(np.argmax(counts)), counts.shape)
+        height = float(counts[peak])
+        if height > best[0] * 1.2:  # a rotation must earn its place against a smaller one
+            middle = [0.5 * (edges[k] + edges[k + 1]) for k in peak]
+            close = np.hypot(dx - middle[0], dy - middle[1]) < 3.0
+            shift = (float(np.median(dx[close])), float(np.median(dy[close]))) if close.any() else (0.0, 0.0)
+            best = (height, float(turn), *shift)
+    return best[1], best[2], best[3]
+
+
+def _match_and_fit(
+    x: Floats,
+    y: Floats,
+    rx: Floats,
+    ry: Floats,
+    weight: Floats,
+    start: _Correction,
+    scale: float,
+    config: AstrometryConfig,
+) -> tuple[Ints, Ints, Bools, _Polynomial]:
+    px, py = x + start.x, y + start.y
+    fit = None
+    for radius in (3.0, 2.0, config.match_radius, config.match_radius, config.match_radius):
+        i, j = _mutual(px, py, rx, ry, max(radius, config.match_radius) / scale)
+        if i.size < config.min_matches:
+            raise _too_few(int(i.size), config, "matches")
+        used = np.ones(i.size, dtype=bool)
+        target = np.stack([rx[j] - x[i], ry[j] - y[i]], axis=1)
+        for _ in range(5):
+            fit = _fit_polynomial(x[i][used], y[i][used], target[used], weight[i][used], start, config)
+            miss = target - fit(x[i], y[i])
+            width = 1.4826 * np.median(np.abs(miss[used] - np.median(miss[used], axis=0)), axis=0)
+            new = (np.abs(miss) < config.clip * np.maximum(width, 1e-3)).all(axis=1)
+            if new.sum() < config.min_matches or (new == used).all():
+                break
+            used = new
+        shift = fit(x, y)
+        px, py = x + shift[:, 0], y + shift[:, 1]
+    assert fit is not None
+    return i, j, used, fit
+
+
+def _mutual(x: Floats, y: Floats, rx: Floats, ry: Floats, radius: float) -> tuple[Ints, Ints]:
+    here, there = np.stack([x, y], axis=1), np.stack([rx, ry], axis=1)
+    distance, j = cKDTree(there).query(here)
+    _, back = cKDTree(here).query(there)
+    i = np.flatnonzero((distance < radius) & (back[j] == np.arange(x.size)))
+    return i, j[i].astype(np.int64)
+
+
+def _fit_polynomial(
+    x: Floats, y: Floats, target: Floats, weight: Floats, start: _Correction, config: AstrometryConfig
+) -> _Polynomial:
+    order = config.order
+    while order > 0 and x.size < config.matches_per_term * (order + 1) * (order + 2) / 2:
+        order -= 1
+    powers = [(n - k, k) for n in range(order + 1) for k in range(n + 1)]
+    u, v = (x - start.centre[0]) / start.span, (y - start.centre[1]) / start.span
+    design = np.stack([u**a * v**b for a, b in powers], axis=1)
+    root = np.sqrt(weight)[:, None]
+    coefficients = np.linalg.lstsq(design * root, target * root, rcond=None)[0]
+    return _Polynomial(coefficients=coefficients, powers=powers, centre=start.centre, span=start.span)
+
+
+def _compose(nominal: SkyProjection, correction: _Polynomial, box: Box) -> SkyProjection:
+    """Write correction and nominal projection as one TAN-SIP, by sampling both."""
+    y, x = (
+        g.ravel()
+        for g in np.meshgrid(
+            np.linspace(box.y.min, box.y.max, GRID), np.linspace(box.x.min, box.x.max, GRID), indexing="ij"
+        )
+    )
+    shift = correction(x, y)
+    ra, dec = pixel_to_radec(nominal, x + shift[:, 0], y + shift[:, 1])
+    return fit_projection(x, y, ra, dec, frame=nominal.pixel_frame, bbox=box, order=3)

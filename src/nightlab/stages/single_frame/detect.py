@@ -1,0 +1,144 @@
+"""Detection: the image correlated with its PSF, in units of its own noise, and the peaks that stand out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from pydantic import Field
+from scipy import fft
+from scipy.ndimage import label, maximum_filter
+
+from nightlab.config import Config
+from nightlab.numeric.photometry import grow
+from nightlab.stages.single_frame.frame import Bools, Floats
+
+
+class DetectConfig(Config):
+    """Knobs of source detection."""
+
+    threshold: float = Field(default=5.0, gt=0, description="matched-filter significance of a detection [sigma]")
+    kernel_width: float = Field(
+        3.5, gt=0, description="half width of the filter, in units of the PSF's Gaussian sigma"
+    )
+    grow: float = Field(
+        default=2.4, ge=0, description="growth of the DETECTED plane, in units of the PSF's Gaussian sigma"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """Local maxima of the significance.
+
+    Attributes
+    ----------
+    x, y
+        (n,) positions on the array, refined by a parabola [pixel].
+    significance
+        (n,) height [sigma].
+    footprint
+        (n,) number of the connected region above threshold each peak lies in.
+    footprint_size
+        (n,) pixels of that region.
+    detected
+        (ny, nx), True in the grown regions.
+    """
+
+    x: Floats
+    y: Floats
+    significance: Floats
+    footprint: np.ndarray
+    footprint_size: np.ndarray
+    detected: Bools
+
+
+def significance(pixels: Floats, good: Bools, sky_variance: Floats, kernel: Floats) -> Floats:
+    """Correlate with the PSF and divide by the noise of the sky.
+
+    S = (I * P) / sqrt(V (sum P^2 over pixels at hand)), the optimal test for a faint point source in white noise.
+    The noise is that of the sky, not of the sources, so that a faint neighbour of a bright star is found as well.
+
+    Parameters
+    ----------
+    pixels
+        (ny, nx) sky-subtracted image.
+    good
+        (ny, nx), False where a pixel must not count.
+    sky_variance
+        (ny, nx) variance of the sky.
+    kernel
+        (k, k) PSF, k odd.
+    """
+    filled = np.where(good, pixels, 0.0).astype(np.float32)
+    signal = _correlate(filled, kernel.astype(np.float32))
+    power = np.full(pixels.shape, (kernel**2).sum())
+    _take_missing(power, good, kernel[::-1, ::-1] ** 2)
+    return np.asarray(signal / np.sqrt(sky_variance * np.maximum(power, 0.05 * (kernel**2).sum())))
+
+
+def find_peaks(significance_map: Floats, threshold: float, radius: float) -> Peaks:
+    """Find the local maxima above a threshold.
+
+    Parameters
+    ----------
+    significance_map
+        (ny, nx) from `significance`.
+    threshold
+        Lowest peak [sigma].
+    radius
+        Growth of the detected regions [pixel].
+    """
+    above = significance_map > threshold
+    numbers, _ = label(above, np.ones((3, 3)))
+    top = above & (significance_map == maximum_filter(significance_map, size=3, mode="nearest"))
+    top[[0, -1], :] = False
+    top[:, [0, -1]] = False
+    y, x = np.nonzero(top)
+    centre = significance_map[y, x]
+
+    def vertex(low: Floats, high: Floats) -> Floats:
+        curve = low - 2.0 * centre + high
+        return np.where(curve < 0, np.clip(0.5 * (low - high) / np.where(curve < 0, curve, -1.0), -0.5, 0.5), 0.0)
+
+    dx = vertex(significance_map[y, x - 1], significance_map[y, x + 1])
+    dy = vertex(significance_map[y - 1, x], significance_map[y + 1, x])
+    region = numbers[y, x]
+    return Peaks(
+        x=x + dx,
+        y=y + dy,
+        significance=centre,
+        footprint=region,
+        footprint_size=np.bincount(numbers.ravel())[region],
+        detected=grow(above, radius),
+    )
+
+
+def trim_kernel(stamp: Floats, half: int) -> Floats:
+    """Cut a (k, k) PSF down to a half width and normalise it to 1."""
+    own = stamp.shape[0] // 2
+    half = min(half, own)
+    cut = stamp[own - half : own + half + 1, own - half : own + half + 1]
+    return cut / cut.sum()
+
+
+def _correlate(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    half = kernel.shape[0] // 2
+    shape = [fft.next_fast_len(n + 2 * half, real=True) for n in image.shape]
+    product = fft.rfft2(image, shape) * fft.rfft2(kernel[::-1, ::-1], shape)
+    full = fft.irfft2(product, shape)
+    return full[half : half + image.shape[0], half : half + image.shape[1]]
+
+
+@njit(cache=True)
+def _take_missing(power: Floats, good: Bools, squared: Floats) -> None:
+    """Subtract from each pixel the squared kernel that falls on missing pixels, in place."""
+    ny, nx = power.shape
+    half = squared.shape[0] // 2
+    for y in range(ny):
+        for x in range(nx):
+            if good[y, x]:
+                continue
+            for a in range(max(0, half - y), min(2 * half + 1, ny - y + half)):
+                for b in range(max(0, half - x), min(2 * half + 1, nx - x + half)):
+                    power[y - half + a, x - half + b] -= squared[a, b]

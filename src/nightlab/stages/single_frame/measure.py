@@ -1,0 +1,311 @@
+"""Measurement: positions and fluxes of all sources at once, neighbours taken out of each other's way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from lsst.images.psfs import PointSpreadFunction
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy.spatial import cKDTree
+
+from nightlab.config import Config
+from nightlab.images.psf import PolynomialPsf, psf_stamps, shift_stamps
+from nightlab.numeric import photometry
+from nightlab.numeric.moments import adaptive_moments
+from nightlab.stages.single_frame.detect import Peaks
+from nightlab.stages.single_frame.frame import Bools, Floats, Frame
+
+Psf = PointSpreadFunction | PolynomialPsf
+FLAG_RADIUS = 4  # pixels looked at for the flags that are not of the centre
+FLAG_PLANES = {
+    "saturated": ("SATURATED",),
+    "cr": ("COSMIC_RAY",),
+    "bad": ("BAD",),
+    "interpolated": ("INTERPOLATED",),
+    "nodata": ("NO_DATA", "UNMASKED_NAN"),
+}
+
+
+class MeasureConfig(Config):
+    """Knobs of source measurement."""
+
+    rounds: int = Field(default=8, ge=1, description="sweeps of the simultaneous fit of all sources")
+    fit_radius: float = Field(
+        2.5, gt=0, description="pixels in the fit of a position, in units of the PSF's Gaussian sigma"
+    )
+    max_step: float = Field(default=0.3, gt=0, description="largest change of a position in one sweep [pixel]")
+    max_shift: float = Field(default=1.5, gt=0, description="farthest a position may move from its peak [pixel]")
+    min_separation: float = Field(default=1.2, ge=0, description="closer positions are one source [pixel]")
+    min_snr: float = Field(
+        3.5, ge=0, description="sources whose flux falls below this once deblended are dropped [sigma]"
+    )
+    apertures: tuple[float, float] = Field(default=(6.0, 12.0), description="aperture radii [pixel]")
+    moments_half_width: int = Field(
+        default=15, gt=0, description="half width of the stamps for adaptive moments [pixel]"
+    )
+    isolation: float = Field(
+        12.0, ge=0, description="sources without a neighbour inside this radius are isolated [pixel]"
+    )
+    extended_excess: float = Field(
+        0.15, gt=0, description="excess of the moments over the PSF's that makes a source extended (fraction)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Measurements in instrumental units; one entry per source, ordered by y then x.
+
+    Attributes
+    ----------
+    x, y, x_err, y_err
+        Detector coordinates and their errors [pixel].
+    flux, flux_err
+        PSF flux, not yet aperture-corrected.
+    apertures, aperture_errs
+        (n, 2) circular apertures.
+    moments
+        (n, 3) Ixx, Iyy, Ixy [pixel^2].
+    psf_size
+        (n,) Ixx + Iyy of the PSF at each source [pixel^2].
+    extendedness
+        0 for a point source, 1 for an extended one, NaN when unknown.
+    isolated, centroid_flag, flux_flag
+        (n,) bool.
+    flags
+        (n,) bool per pixel flag.
+    residual
+        (ny, nx) image minus all point-source models.
+    """
+
+    x: Floats
+    y: Floats
+    x_err: Floats
+    y_err: Floats
+    flux: Floats
+    flux_err: Floats
+    apertures: Floats
+    aperture_errs: Floats
+    moments: Floats
+    psf_size: Floats
+    extendedness: Floats
+    isolated: Bools
+    centroid_flag: Bools
+    flux_flag: Bools
+    flags: dict[str, Bools]
+    residual: Floats
+
+    @property
+    def snr(self) -> Floats:
+        """PSF flux over its error."""
+        return self.flux / self.flux_err
+
+    def clean(self) -> Bools:
+        """Sources that calibration may rest on."""
+        bad = self.centroid_flag | self.flux_flag
+        for name in ("edge", "saturated", "nodata", "bad", "cr", "interpolatedCenter"):
+            bad = bad | self.flags[name]
+        return ~bad
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    x: Floats
+    y: Floats
+    flux: Floats
+    moving: Bools
+    stuck: Bools
+
+
+def measure(frame: Frame, peaks: Peaks, psf: Psf, sigma: float, config: MeasureConfig) -> Sources:
+    """Measure every peak of a sky-subtracted frame.
+
+    Positions and fluxes come from one least-squares fit of all point sources (Gauss-Seidel sweeps); the reported flux
+    is then f = sum(P I) / sum(P^2) with unit weights, on the image without the models of all other sources.
+
+    Parameters
+    ----------
+    frame
+        Sky-subtracted frame.
+    peaks
+        What to measure.
+    psf
+        Point-spread function, in detector coordinates.
+    sigma
+        Its Gaussian sigma [pixel].
+    config
+        Knobs.
+    """
+    image = np.where(frame.usable, frame.pixels, np.nan)
+    variance = np.where(frame.usable, frame.variance, np.nan)
+    start_x, start_y = peaks.x, peaks.y
+    fit = _fit_positions(image, psf, frame, start_x, start_y, peaks.significance, sigma, config)
+    keep = _distinct(fit, config.min_separation)
+    flux, error = _fluxes(image, variance, psf, frame, fit, keep)[:2]
+    keep[keep] = ~(flux / error < config.min_snr)
+    if not keep.all():
+        fit = _fit_positions(image, psf, frame, fit.x[keep], fit.y[keep], fit.flux[keep], sigma, config)
+    order = np.lexsort((fit.x, fit.y))
+    fit = _Fit(**{name: getattr(fit, name)[order] for name in ("x", "y", "flux", "moving", "stuck")})
+    everything = np.ones(fit.x.size, dtype=bool)
+    flux, error, stamps, residual, xi, yi = _fluxes(image, variance, psf, frame, fit, everything)
+    return _sources(frame, variance, residual, stamps, fit, flux, error, xi, yi, sigma, config)
+
+
+def _fit_positions(
+    image: Floats,
+    psf: Psf,
+    frame: Frame,
+    x: Floats,
+    y: Floats,
+    brightness: Floats,
+    sigma: float,
+    config: MeasureConfig,
+) -> _Fit:
+    radius = max(2.5, config.fit_radius * sigma)
+    half = int(np.ceil(max(5.0 * sigma, radius + 2.0)))
+    grids = _grids(psf, x + frame.x0, y + frame.y0, 2 * half + 1)
+    start_x, start_y = x, y
+    order = np.argsort(-brightness, kind="stable")
+    flux = np.zeros(x.size)
+    step = np.zeros(x.size)
+    for _ in range(config.rounds):
+        xi, yi = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+        stamps = shift_stamps(grids, x - xi, y - yi)
+        residual = image.copy()
+        photometry.add_stamps(residual, stamps, -flux, xi, yi)
+        dx, dy = photometry.sweep_point_sources(residual, stamps, xi, yi, flux, order, radius)
+        dx, dy = (np.clip(np.nan_to_num(d), -config.max_step, config.max_step) for d in (dx, dy))
+        new_x = start_x + np.clip(x + dx - start_x, -config.max_shift, config.max_shift)
+        new_y = start_y + np.clip(y + dy - start_y, -config.max_shift, config.max_shift)
+        step = np.hypot(new_x - x, new_y - y)
+        x, y = new_x, new_y
+    stuck = np.maximum(np.abs(x - start_x), np.abs(y - start_y)) >= config.max_shift
+    return _Fit(x=x, y=y, flux=flux, moving=step > 0.1, stuck=stuck | ~np.isfinite(flux) | (flux <= 0))
+
+
+def _grids(psf: Psf, x: Floats, y: Floats, size: int) -> Floats:
+    return psf_stamps(psf, x, y, size=size, centred=True) if x.size else np.zeros((0, size, size))
+
+
+def _distinct(fit: _Fit, separation: float) -> Bools:
+    """Keep the brighter of any two positions that fell onto each other."""
+    keep = np.ones(fit.x.size, dtype=bool)
+    if fit.x.size < 2:
+        return keep
+    pairs = cKDTree(np.stack([fit.x, fit.y], axis=1)).query_pairs(separation, output_type="ndarray")
+    if len(pairs):
+        first_fainter = fit.flux[pairs[:, 0]] < fit.flux[pairs[:, 1]]
+        keep[np.where(first_fainter, pairs[:, 0], pairs[:, 1])] = False
+    return keep
+
+
+def _fluxes(
+    image: Floats, variance: Floats, psf: Psf, frame: Frame, fit: _Fit, keep: Bools
+) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Give fluxes on the image without neighbours, their errors, the PSF stamps and the image without any source."""
+    x, y, flux = fit.x[keep], fit.y[keep], fit.flux[keep]
+    xi, yi = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+    if not x.size:
+        return flux, flux, np.zeros((0, 1, 1)), image.copy(), xi, yi
+    stamps = psf_stamps(psf, x + frame.x0, y + frame.y0)
+    half = stamps.shape[-1] // 2
+    residual = image.copy()
+    photometry.add_stamps(residual, stamps, -flux, xi, yi)
+    own = photometry.cut_stamps(residual, xi, yi, half) + flux[:, None, None] * stamps
+    new, error, _ = photometry.psf_flux(own, photometry.cut_stamps(variance, xi, yi, half), stamps)
+    photometry.add_stamps(residual, stamps, flux - new, xi, yi)
+    return new, error, stamps, residual, xi, yi
+
+
+def _sources(
+    frame: Frame,
+    variance: Floats,
+    residual: Floats,
+    stamps: Floats,
+    fit: _Fit,
+    flux: Floats,
+    error: Floats,
+    xi: NDArray[np.int64],
+    yi: NDArray[np.int64],
+    sigma: float,
+    config: MeasureConfig,
+) -> Sources:
+    dx, dy = fit.x - xi, fit.y - yi
+    n = fit.x.size
+    noise = photometry.cut_stamps(variance, xi, yi, stamps.shape[-1] // 2)
+    x_err, y_err = photometry.centroid_errors(noise, stamps, flux)
+    sums, errors, missing = [], [], []
+    for radius in config.apertures:
+        rest, noise_sum, lost = photometry.aperture_flux(residual, variance, fit.x, fit.y, radius)
+        sums.append(rest + np.nan_to_num(flux) * photometry.aperture_fraction(stamps, dx, dy, radius))
+        errors.append(noise_sum)
+        missing.append(lost)
+    half = config.moments_half_width
+    own = photometry.cut_stamps(residual, xi, yi, half) + np.nan_to_num(flux)[:, None, None] * _fit_size(stamps, half)
+    moments, _, shapeless = adaptive_moments(own, dx, dy, guess=sigma)
+    psf_moments, _, _ = adaptive_moments(stamps, dx, dy, guess=sigma)
+    psf_size = psf_moments[:, 0] + psf_moments[:, 1]
+    flags = _pixel_flags(frame, xi, yi)
+    reach = min(stamps.shape[-1] // 2, int(np.ceil(4.0 * sigma))) if n else 0
+    ny, nx = frame.shape
+    flags["edge"] = (xi < reach) | (yi < reach) | (xi >= nx - reach) | (yi >= ny - reach)
+    snr = flux / error
+    excess = (moments[:, 0] + moments[:, 1]) / psf_size - 1.0
+    extended = excess > config.extended_excess + 4.0 / np.maximum(snr, 1.0)
+    return Sources(
+        x=fit.x + frame.x0,
+        y=fit.y + frame.y0,
+        x_err=x_err,
+        y_err=y_err,
+        flux=flux,
+        flux_err=error,
+        apertures=np.stack(sums, axis=1),
+        aperture_errs=np.stack(errors, axis=1),
+        moments=moments,
+        psf_size=psf_size,
+        extendedness=np.where(shapeless | ~np.isfinite(excess), np.nan, extended.astype(float)),
+        isolated=_isolated(fit.x, fit.y, config.isolation),
+        centroid_flag=fit.stuck | fit.moving,
+        flux_flag=~(np.isfinite(flux) & np.isfinite(error)) | (missing[0] > 0),
+        flags=flags,
+        residual=residual,
+    )
+
+
+def _fit_size(stamps: Floats, half: int) -> Floats:
+    own = stamps.shape[-1] // 2
+    if own >= half:
+        return stamps[:, own - half : own + half + 1, own - half : own + half + 1]
+    pad = half - own
+    return np.pad(stamps, ((0, 0), (pad, pad), (pad, pad)))
+
+
+def _isolated(x: Floats, y: Floats, radius: float) -> Bools:
+    if x.size < 2:
+        return np.ones(x.size, dtype=bool)
+    distance, _ = cKDTree(np.stack([x, y], axis=1)).query(np.stack([x, y], axis=1), k=2)
+    return np.asarray(distance[:, 1] > radius)
+
+
+def _pixel_flags(frame: Frame, xi: NDArray[np.int64], yi: NDArray[np.int64]) -> dict[str, Bools]:
+    """Look up mask planes around each source; ``...Center`` means the central 3 x 3 pixels."""
+    out = {}
+    for name, planes in FLAG_PLANES.items():
+        near, centre = _any_near(frame.flagged(*planes), xi, yi)
+        out[name] = near
+        if name in ("saturated", "interpolated"):
+            out[f"{name}Center"] = centre
+    return out
+
+
+def _any_near(mask: Bools, xi: NDArray[np.int64], yi: NDArray[np.int64]) -> tuple[Bools, Bools]:
+    offset = np.arange(-FLAG_RADIUS, FLAG_RADIUS + 1)
+    dy, dx = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
+    disc = dx**2 + dy**2 <= FLAG_RADIUS**2
+    yy = np.clip(yi[:, None] + dy[disc][None, :], 0, mask.shape[0] - 1)
+    xx = np.clip(xi[:, None] + dx[disc][None, :], 0, mask.shape[1] - 1)
+    hit = mask[yy, xx]
+    inner = np.maximum(np.abs(dx[disc]), np.abs(dy[disc])) <= 1
+    return hit.any(axis=1), hit[:, inner].any(axis=1)

@@ -1,0 +1,288 @@
+"""The point-spread function of a frame: stars chosen by size, and a pixel grid that varies over the chip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from lsst.images import Box
+from pydantic import Field
+from scipy.spatial import cKDTree
+
+from nightlab.config import Config
+from nightlab.errors import NoPsf
+from nightlab.images.psf import UNIT, PolynomialPsf, polynomial_powers, shift_stamps
+from nightlab.numeric import photometry
+from nightlab.numeric.moments import adaptive_moments
+from nightlab.stages.single_frame.detect import find_peaks, significance, trim_kernel
+from nightlab.stages.single_frame.frame import Bools, Floats, Frame
+
+
+class PsfConfig(Config):
+    """Knobs of the PSF fit."""
+
+    refit: bool = Field(default=False, description="fit stars even where the instrument supplied a PSF")
+    initial_fwhm: float = Field(
+        default=4.0, gt=0, description="width of the Gaussian that finds the first stars [pixel]"
+    )
+    min_snr: float = Field(default=50.0, gt=0, description="faintest star used [sigma]")
+    min_stars: int = Field(default=3, ge=1, description="fewer stars than this are an error")
+    max_stars: int = Field(default=300, ge=1, description="only the brightest ones are used")
+    order: int = Field(
+        default=2, ge=0, le=4, description="total degree of the polynomials, when there are stars enough"
+    )
+    stars_per_term: float = Field(
+        default=4.0, ge=1, description="stars needed per polynomial term, else the order is lowered"
+    )
+    half_width: float = Field(
+        default=7.0, gt=2, description="half width of the stamps, in units of the Gaussian sigma"
+    )
+    size_tolerance: float = Field(
+        default=0.1, gt=0, description="stars lie within this of the typical size (fraction)"
+    )
+    snr_cap: float = Field(default=200.0, gt=0, description="stars count as if they had at most this S/N [sigma]")
+    reject: float = Field(default=4.0, gt=0, description="clipping of single pixels in the fit [sigma]")
+    rounds: int = Field(default=4, ge=1, description="rounds of re-centring and fitting")
+    max_neighbour: float = Field(
+        0.02, ge=0, description="flux of a neighbour inside the stamp that spoils a star (fraction)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarPsf:
+    """A PSF and the stars it came from.
+
+    Attributes
+    ----------
+    psf
+        The model.
+    x, y
+        (n,) detector positions of its stars [pixel].
+    size_residual
+        Median of (star - model) / model in Ixx + Iyy over the stars.
+    """
+
+    psf: PolynomialPsf
+    x: Floats
+    y: Floats
+    size_residual: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stars:
+    x: Floats
+    y: Floats
+    flux: Floats
+    sigma: float
+
+
+def gaussian_kernel(sigma: float) -> Floats:
+    """Draw a Gaussian out to 4 sigma, normalised to 1."""
+    half = int(np.ceil(4.0 * sigma))
+    r = np.arange(-half, half + 1)
+    profile = np.exp(-0.5 * (r / sigma) ** 2)
+    kernel = np.outer(profile, profile)
+    return kernel / kernel.sum()
+
+
+def gaussian_psf(sigma: float, box: Box) -> PolynomialPsf:
+    """Make the constant Gaussian model that a fit starts from."""
+    return PolynomialPsf(coefficients=gaussian_kernel(sigma)[None], order=0, bbox=box)
+
+
+def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> StarPsf:
+    """Find stars on a sky-subtracted frame and model their PSF.
+
+    Every stamp is moved to the pixel grid by Lanczos interpolation and divided by its flux; each pixel of the model
+    is then a polynomial of position, fitted with weights that follow the S/N of the stars (capped) and clipped.
+    Positions and fluxes are improved with the model of the round before.
+
+    Parameters
+    ----------
+    frame
+        Sky-subtracted frame.
+    sky_variance
+        (ny, nx) variance of the sky.
+    box
+        The detector.
+    config
+        Knobs.
+
+    Raises
+    ------
+    NoPsf
+        When fewer than `min_stars` stars are bright, clean and alike.
+    """
+    stars = select_stars(frame, sky_variance, config)
+    half = int(np.clip(np.ceil(config.half_width * stars.sigma), 6, 25))
+    xi, yi = np.rint(stars.x).astype(np.int64), np.rint(stars.y).astype(np.int64)
+    image = np.where(frame.usable, frame.pixels, np.nan)
+    cutouts = photometry.cut_stamps(image, xi, yi, half)
+    noise = photometry.cut_stamps(frame.variance, xi, yi, half)
+    order = _affordable_order(len(stars.x), config)
+    model = PolynomialPsf(coefficients=_pad(gaussian_kernel(stars.sigma), half)[None], order=0, bbox=box)
+    x, y = stars.x, stars.y
+    good = np.ones(len(x), dtype=bool)
+    for _ in range(config.rounds):
+        x, y, flux = _recentre(cutouts, model, frame, x, y, xi, yi)
+        data = shift_stamps(np.nan_to_num(cutouts), xi - x, yi - y) / flux[:, None, None]
+        variance = np.where(np.isfinite(cutouts), noise, np.inf) / flux[:, None, None] ** 2
+        good = _alike(data, model, x + frame.x0, y + frame.y0, variance) & (flux > 0)
+        if good.sum() < config.min_stars:
+            raise _too_few(int(good.sum()), config)
+        order = _affordable_order(int(good.sum()), config)
+        model = _fit_grid(data[good], variance[good], x[good] + frame.x0, y[good] + frame.y0, order, box, config)
+    grids = model.grids(x[good] + frame.x0, y[good] + frame.y0)
+    zero = np.zeros(int(good.sum()))
+    seen, _, _ = adaptive_moments(data[good], zero, zero, guess=stars.sigma)
+    made, _, _ = adaptive_moments(grids, zero, zero, guess=stars.sigma)
+    residual = np.nanmedian((seen[:, 0] + seen[:, 1]) / (made[:, 0] + made[:, 1]) - 1.0)
+    return StarPsf(psf=model, x=x[good] + frame.x0, y=y[good] + frame.y0, size_residual=float(residual))
+
+
+def select_stars(frame: Frame, sky_variance: Floats, config: PsfConfig) -> _Stars:
+    """Pick bright, unsaturated, isolated objects of the commonest size."""
+    sigma = config.initial_fwhm / 2.35482
+    kernel = trim_kernel(gaussian_kernel(sigma), int(np.ceil(3.5 * sigma)))
+    peaks = find_peaks(significance(frame.pixels, frame.usable, sky_variance, kernel), 10.0, 0.0)
+    bright = peaks.significance > config.min_snr
+    if not bright.any():
+        raise _too_few(0, config)
+    x, y = peaks.x[bright], peaks.y[bright]
+    xi, yi = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+    half = 12
+    stamps = photometry.cut_stamps(np.where(frame.usable, frame.pixels, np.nan), xi, yi, half)
+    moments, centres, failed = adaptive_moments(stamps, x - xi, y - yi, guess=sigma)
+    area = moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2
+    size = np.where(failed | ~(area > 0.04), np.nan, np.maximum(area, 1e-9) ** 0.25)
+    unspoilt = frame.usable & ~frame.flagged("SATURATED", "COSMIC_RAY", "INTERPOLATED", "SUSPECT")
+    core = photometry.cut_stamps(unspoilt.astype(float), xi, yi, 3)
+    spoilt = ~np.isfinite(stamps).all(axis=(1, 2)) | (np.nan_to_num(core) < 1).any(axis=(1, 2))
+    width = _typical(size[~spoilt & np.isfinite(size)])
+    if width is None:
+        raise _too_few(0, config)
+    same = np.abs(size / width - 1.0) < config.size_tolerance
+    crowded = _crowded(peaks.x, peaks.y, peaks.significance, config.half_width * width, config.max_neighbour)[bright]
+    chosen = np.flatnonzero(same & ~spoilt & ~crowded)
+    if chosen.size < config.min_stars:  # in a crowded field neighbours are the lesser evil
+        chosen = np.flatnonzero(same & ~spoilt)
+    if chosen.size < config.min_stars:
+        raise _too_few(int(chosen.size), config)
+    brightest = np.argsort(-peaks.significance[bright][chosen], kind="stable")[: config.max_stars]
+    chosen = np.sort(chosen[brightest])
+    return _Stars(
+        x=xi[chosen] + centres[chosen, 0],
+        y=yi[chosen] + centres[chosen, 1],
+        flux=peaks.significance[bright][chosen],
+        sigma=float(np.median(size[chosen])),
+    )
+
+
+def _too_few(found: int, config: PsfConfig) -> NoPsf:
+    return NoPsf(
+        f"a PSF needs {config.min_stars} stars of S/N > {config.min_snr:g} that are clean and alike, found {found}",
+        hint="lower `psf.min_snr`, or supply a PSF with the image",
+        found=found,
+        needed=config.min_stars,
+    )
+
+
+def _typical(size: Floats) -> float | None:
+    """Give the half-sample mode: where sizes lie closest together (Bickel & Fruehwirth 2006, CSDA 50, 3500)."""
+    sample = np.sort(np.log(size))
+    if not sample.size:
+        return None
+    while sample.size > 3:
+        n = (sample.size + 1) // 2
+        widths = sample[n - 1 :] - sample[: sample.size - n + 1]
+        start = int(np.argmin(widths))
+        sample = sample[start : start + n]
+    return float(np.exp(np.median(sample)))
+
+
+def _crowded(x: Floats, y: Floats, brightness: Floats, radius: float, fraction: float) -> Bools:
+    out = np.zeros(x.size, dtype=bool)
+    pairs = cKDTree(np.stack([x, y], axis=1)).query_pairs(radius, output_type="ndarray")
+    for one, other in ((0, 1), (1, 0)):
+        if len(pairs):
+            mine, theirs = pairs[:, one], pairs[:, other]
+            np.logical_or.at(out, mine, brightness[theirs] > fraction * brightness[mine])
+    return out
+
+
+def _affordable_order(n_stars: int, config: PsfConfig) -> int:
+    order = config.order
+    while order > 0 and n_stars < config.stars_per_term * len(polynomial_powers(order)):
+        order -= 1
+    return order
+
+
+def _recentre(
+    cutouts: Floats, model: PolynomialPsf, frame: Frame, x: Floats, y: Floats, xi: np.ndarray, yi: np.ndarray
+) -> tuple[Floats, Floats, Floats]:
+    """Fit position and flux of each stamp on its own."""
+    half = cutouts.shape[-1] // 2
+    grids = model.grids(x + frame.x0, y + frame.y0)
+    middle = np.array([half])
+    flux = np.zeros(x.size)
+    one = np.zeros(1, np.int64)
+    sigma = 1.0 / np.sqrt(4.0 * np.pi * (grids**2).sum(axis=(1, 2)).mean())
+    for _ in range(4):
+        stamps = shift_stamps(grids, x - xi, y - yi)
+        for n in range(x.size):
+            own = np.zeros(1)
+            dx, dy = photometry.sweep_point_sources(
+                cutouts[n].copy(), stamps[n : n + 1], middle, middle, own, one, 3.0 * sigma
+            )
+            flux[n] = own[0]
+            x[n] += np.clip(np.nan_to_num(dx[0]), -0.3, 0.3)
+            y[n] += np.clip(np.nan_to_num(dy[0]), -0.3, 0.3)
+    return x, y, flux
+
+
+def _alike(data: Floats, model: PolynomialPsf, x: Floats, y: Floats, variance: Floats) -> Bools:
+    """Keep stars whose misfit is like that of the others."""
+    if model.order == 0 and len(model.coefficients) == 1 and len(x) < 5:
+        return np.ones(len(x), dtype=bool)
+    grids = model.grids(x, y)
+    misfit = np.sqrt(np.nanmean((data - grids) ** 2, axis=(1, 2)))
+    typical = np.median(misfit)
+    spread = 1.4826 * np.median(np.abs(misfit - typical))
+    noise = np.sqrt(np.mean(np.where(np.isfinite(variance), variance, 0.0), axis=(1, 2)))
+    return np.asarray(misfit < typical + 5.0 * np.maximum(spread, 0.1 * typical) + 3.0 * noise)
+
+
+def _fit_grid(
+    data: Floats, variance: Floats, x: Floats, y: Floats, order: int, box: Box, config: PsfConfig
+) -> PolynomialPsf:
+    n, side, _ = data.shape
+    design = np.stack([(x / UNIT) ** i * (y / UNIT) ** j for i, j in polynomial_powers(order)], axis=1)
+    values, noise = data.reshape(n, -1), variance.reshape(n, -1)
+    floor = 1.0 / config.snr_cap**2 * np.maximum(np.median(values, axis=0), 1e-4)[None, :] ** 2 * 25.0
+    sky = np.median(noise, axis=1, keepdims=True)
+    weight = 1.0 / (np.maximum(sky, noise) + floor)
+    keep = np.isfinite(noise)
+    flat = np.zeros((design.shape[1], side * side))
+    for _ in range(4):
+        w = np.where(keep, weight, 0.0)
+        normal = np.einsum("np,nt,nu->ptu", w, design, design, optimize=True)
+        right = np.einsum("np,nt->pt", w * values, design, optimize=True)
+        normal += 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(design.shape[1]) + 1e-30 * np.eye(
+            design.shape[1]
+        )
+        flat = np.linalg.solve(normal, right[:, :, None])[:, :, 0].T
+        pull = (values - design @ flat) * np.sqrt(weight)
+        scale = np.maximum(1.4826 * np.median(np.abs(pull), axis=0), 0.5)
+        keep = np.isfinite(noise) & (np.abs(pull) < config.reject * scale[None, :])
+        enough = keep.sum(axis=0) > design.shape[1]
+        keep[:, ~enough] = np.isfinite(noise)[:, ~enough]
+    coefficients = flat.reshape(-1, side, side)
+    total = np.median(PolynomialPsf(coefficients=coefficients, order=order, bbox=box).coefficients[0].sum())
+    return PolynomialPsf(coefficients=coefficients / total, order=order, bbox=box)
+
+
+def _pad(kernel: Floats, half: int) -> Floats:
+    own = kernel.shape[0] // 2
+    if own >= half:
+        return kernel[own - half : own + half + 1, own - half : own + half + 1]
+    return np.pad(kernel, half - own)

@@ -1,0 +1,326 @@
+"""`calibrate`: one raw or corrected detector in, a calibrated image and its sources out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+from lsst.images import Box, Image, SkyProjection, VisitImage
+from lsst.images.fields import SplineField
+
+from nightlab.errors import AllMasked, BadInput
+from nightlab.images.build import has_psf, midpoint_mjd_tai, visit_of
+from nightlab.images.psf import psf_sigma, psf_stamps
+from nightlab.images.wcs import pixel_scale
+from nightlab.report import report
+from nightlab.stages.single_frame import outputs
+from nightlab.stages.single_frame.astrometry import Astrometry, calibrate_astrometry
+from nightlab.stages.single_frame.background import render, sky_field
+from nightlab.stages.single_frame.config import CalibrateConfig
+from nightlab.stages.single_frame.cosmic_rays import remove_cosmic_rays
+from nightlab.stages.single_frame.detect import Peaks, find_peaks, significance, trim_kernel
+from nightlab.stages.single_frame.frame import Floats, Frame, corrected_frame
+from nightlab.stages.single_frame.isr import needs_isr, remove_signature
+from nightlab.stages.single_frame.measure import Psf, Sources, measure
+from nightlab.stages.single_frame.metrics import METRICS
+from nightlab.stages.single_frame.photometry import ZeroPoint, aperture_correction, zero_point
+from nightlab.stages.single_frame.psf import StarPsf, fit_psf, gaussian_psf
+
+DEFAULTS = CalibrateConfig()
+NOT_SKY = ("SATURATED", "COSMIC_RAY", "INTERPOLATED", "DETECTION_EDGE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedFrame:
+    """A calibrated detector.
+
+    Attributes
+    ----------
+    visit_image
+        Sky-subtracted image in nJy (in instrumental units when no zero point is known) with mask, variance, PSF, fitted
+        projection, background and summary statistics.
+    source
+        Its sources.
+    metrics
+        See `METRICS`.
+    """
+
+    visit_image: VisitImage
+    source: Table
+    metrics: xr.Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sky:
+    """A background and what was left of the noise.
+
+    Attributes
+    ----------
+    field
+        The model, in instrumental units.
+    variance
+        (ny, nx) variance of the sky alone.
+    noise_ratio
+        Noise seen in source-free pixels over that of the variance plane.
+    level, noise
+        Median of the model, and standard deviation of source-free pixels.
+    """
+
+    field: SplineField
+    variance: Floats
+    noise_ratio: float
+    level: float
+    noise: float
+
+
+def calibrate(
+    raw: VisitImage,
+    bias: Image | None = None,
+    flat: Image | None = None,
+    reference: Table | None = None,
+    config: CalibrateConfig = DEFAULTS,
+) -> CalibratedFrame:
+    """Calibrate one detector of one visit.
+
+    Instrument signature, background, cosmic rays, PSF, detection, measurement, astrometry and photometry, in that
+    order. The inputs are left as they are.
+
+    Parameters
+    ----------
+    raw
+        Either raw amplifiers with overscan [adu], whose box is not that of the detector, or a corrected frame with
+        sky, variance and mask.
+    bias, flat
+        Assembled calibration frames, for raw amplifiers only.
+    reference
+        Reference catalogue: ``ra``, ``dec`` [deg], optional proper motions, ``<band>_flux`` [nJy], ``isStar``. Without
+        one the projection stays as it is, and the zero point is the instrument's.
+    config
+        Knobs.
+
+    Returns
+    -------
+    CalibratedFrame
+        Image, sources and metrics.
+
+    Raises
+    ------
+    AllMasked
+        When no pixel is usable.
+    BadInput
+        When the variance plane is off by more than `max_noise_ratio`, or cosmic rays are everywhere.
+    NoPsf
+        When no PSF was supplied and too few stars are there to fit one.
+    NoOverlap
+        When the reference does not cover the detector.
+    TooFewStars
+        When too few sources match the reference.
+    """
+    box = raw.detector.bbox if needs_isr(raw) else raw.bbox
+    frame = remove_signature(raw, bias, flat, config.isr) if needs_isr(raw) else corrected_frame(raw)
+    frame, psf, stars, n_cosmic_rays = _clean(frame, raw, box, config)
+    kernel, sigma = _filter(psf, box, config)
+    frame, sky = _subtract_sky(frame, kernel, sigma, box, config)
+    peaks = _detect(frame, sky, kernel, sigma, config)
+    sources = measure(frame, peaks, psf, sigma, config.measure)
+    correction, n_correction = aperture_correction(sources, config.photometry)
+    astrometry = _astrometry(sources, reference, raw, box, config)
+    zero = _zero_point(sources, correction, astrometry, reference, raw, config)
+    projection = astrometry.projection if astrometry is not None else _on_box(raw.sky_projection)
+    image = outputs.calibrated_image(
+        raw,
+        frame=frame,
+        box=box,
+        detected=peaks.detected,
+        psf=psf,
+        projection=projection,
+        zero=zero,
+        sky=sky.field,
+        correction=correction,
+        config=config,
+    )
+    table = outputs.source_table(
+        raw,
+        sources=sources,
+        flux_scale=correction,
+        projection=projection,
+        zero=zero,
+        psf_stars=None if stars is None else (stars.x, stars.y),
+        astrometry_used=np.empty(0, np.int64) if astrometry is None else astrometry.source[astrometry.used],
+    )
+    values = _values(frame, psf, stars, sky, sources, astrometry, zero, projection, box, raw)
+    values |= {"n_cosmic_rays": n_cosmic_rays, "aperture_correction": correction if n_correction else None}
+    image = outputs.with_summary(image, outputs.summary(raw, image, projection, box, psf, values))
+    metrics = report(METRICS, values, visit=visit_of(raw), detector=int(raw.detector.id), band=raw.band)
+    return CalibratedFrame(visit_image=image, source=table, metrics=metrics)
+
+
+def _clean(frame: Frame, raw: VisitImage, box: Box, config: CalibrateConfig) -> tuple[Frame, Psf, StarPsf | None, int]:
+    """Remove cosmic rays and settle the PSF, on a first estimate of the sky that is put back afterwards."""
+    supplied: Psf | None = raw.psf if has_psf(raw) and not config.psf.refit else None
+    guess: Psf = supplied if supplied is not None else gaussian_psf(config.psf.initial_fwhm / 2.35482, box)
+    kernel, sigma = _filter(guess, box, config)
+    flat_sky, sky = _subtract_sky(frame, kernel, sigma, box, config)
+    level = frame.pixels - flat_sky.pixels
+    if supplied is not None:
+        cleaned, n = remove_cosmic_rays(flat_sky, _middle(supplied, box), config.cosmic_rays)
+        return _restored(frame, cleaned, level), supplied, None, n
+    stars = fit_psf(flat_sky, sky.variance, box, config.psf)
+    cleaned, n = remove_cosmic_rays(flat_sky, _middle(stars.psf, box), config.cosmic_rays)
+    if n:
+        stars = fit_psf(cleaned, sky.variance, box, config.psf)
+    return _restored(frame, cleaned, level), stars.psf, stars, n
+
+
+def _restored(frame: Frame, cleaned: Frame, level: Floats) -> Frame:
+    return replace(frame, pixels=cleaned.pixels + level, planes=cleaned.planes)
+
+
+def _middle(psf: Psf, box: Box) -> Floats:
+    return psf_stamps(psf, [box.x.center], [box.y.center], centred=True)[0]
+
+
+def _filter(psf: Psf, box: Box, config: CalibrateConfig) -> tuple[Floats, float]:
+    sigma = psf_sigma(psf, box.x.center, box.y.center)
+    return trim_kernel(_middle(psf, box), int(np.ceil(config.detect.kernel_width * sigma))), sigma
+
+
+def _subtract_sky(frame: Frame, kernel: Floats, sigma: float, box: Box, config: CalibrateConfig) -> tuple[Frame, Sky]:
+    """Model the sky twice, the second time without the sources seen on the first, and scale the variance plane."""
+    settings = config.background
+    open_sky = frame.usable & ~frame.flagged(*NOT_SKY)
+    if not open_sky.any():
+        raise AllMasked(
+            "no pixel of the frame shows sky: all are masked or saturated", hint="look at the raw file and at its mask"
+        )
+    first = frame.pixels - render(sky_field(frame.pixels, open_sky, box, settings, None), frame)
+    variance = np.full(frame.shape, np.median(frame.variance[open_sky]))
+    seen = significance(first, frame.usable, variance, kernel)
+    covered = find_peaks(seen, settings.mask_threshold * max(1.0, _noise(seen[open_sky])), settings.mask_grow * sigma)
+    dark = open_sky & ~covered.detected
+    if dark.sum() < 0.02 * dark.size:  # a field full of sources: clipping must do
+        dark = open_sky
+    field = sky_field(frame.pixels, dark, box, settings, frame.unit)
+    model = render(field, frame)
+    sky_variance = render(sky_field(frame.variance, dark, box, settings, None), frame)
+    subtracted = frame.pixels - model
+    ratio = _noise(subtracted[dark] / np.sqrt(frame.variance[dark]))
+    if not (np.isfinite(ratio) and 0 < ratio <= config.max_noise_ratio):
+        raise BadInput(
+            f"the noise of source-free pixels is {ratio:.3g} times what the variance plane says",
+            hint="check gain, read noise and units of the variance, or whether the frame is constant",
+            found=ratio,
+            needed=config.max_noise_ratio,
+        )
+    scale = ratio**2 if config.scale_variance else 1.0
+    sky = Sky(
+        field=field,
+        variance=sky_variance * scale,
+        noise_ratio=ratio,
+        level=float(np.median(model)),
+        noise=_noise(subtracted[dark]),
+    )
+    return replace(frame, pixels=subtracted, variance=frame.variance * scale), sky
+
+
+def _noise(values: Floats) -> float:
+    """Give 1.4826 MAD, of every few values when there are very many."""
+    sample = values[:: max(1, values.size // 400_000)]
+    return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
+
+
+def _detect(frame: Frame, sky: Sky, kernel: Floats, sigma: float, config: CalibrateConfig) -> Peaks:
+    seen = significance(frame.pixels, frame.usable, sky.variance, kernel)
+    return find_peaks(seen, config.detect.threshold, config.detect.grow * sigma)
+
+
+def _on_box(projection: SkyProjection) -> SkyProjection:
+    return projection
+
+
+def _astrometry(
+    sources: Sources, reference: Table | None, raw: VisitImage, box: Box, config: CalibrateConfig
+) -> Astrometry | None:
+    if reference is None:
+        return None
+    return calibrate_astrometry(
+        sources, reference, raw.sky_projection, box, midpoint_mjd_tai(raw), raw.band, config.astrometry
+    )
+
+
+def _zero_point(
+    sources: Sources,
+    correction: float,
+    astrometry: Astrometry | None,
+    reference: Table | None,
+    raw: VisitImage,
+    config: CalibrateConfig,
+) -> ZeroPoint:
+    if astrometry is not None and reference is not None:
+        measured = zero_point(
+            sources,
+            sources.flux * correction,
+            astrometry.source,
+            reference,
+            astrometry.reference,
+            raw.band,
+            config.photometry,
+        )
+        if measured is not None:
+            return measured
+    nan = float("nan")
+    nominal = raw.metadata.get("zeroPoint")
+    known = isinstance(nominal, int | float) and np.isfinite(nominal)
+    return ZeroPoint(
+        magnitude=float(nominal) if known else nan,  # type: ignore[arg-type]
+        error=nan,
+        scatter=nan,
+        origin="instrument" if known else "none",
+        source=np.empty(0, np.int64),
+    )
+
+
+def _values(
+    frame: Frame,
+    psf: Psf,
+    stars: StarPsf | None,
+    sky: Sky,
+    sources: Sources,
+    astrometry: Astrometry | None,
+    zero: ZeroPoint,
+    projection: SkyProjection,
+    box: Box,
+    raw: VisitImage,
+) -> dict[str, float | None]:
+    sigma = psf_sigma(psf, box.x.center, box.y.center)
+    area = float(1.0 / (_middle(psf, box) ** 2).sum())
+    measured = zero.origin == "reference"
+    nominal = raw.metadata.get("zeroPoint")
+    values: dict[str, float | None] = {
+        "n_sources": sources.x.size,
+        "psf_sigma": sigma,
+        "psf_fwhm": 2.35482 * sigma * pixel_scale(projection, box.x.center, box.y.center),
+        "n_psf_stars": 0 if stars is None else stars.x.size,
+        "psf_size_residual": None if stars is None else stars.size_residual,
+        "sky_level": sky.level,
+        "sky_noise": sky.noise,
+        "sky_noise_ratio": sky.noise_ratio,
+        "zero_point": zero.magnitude,
+        "zero_point_error": zero.error,
+        "zero_point_scatter": zero.scatter,
+        "zero_point_offset": zero.magnitude - nominal if measured and isinstance(nominal, int | float) else None,
+        "n_photometric_stars": zero.source.size if measured else None,
+        "m5": zero.magnitude - 2.5 * np.log10(5.0 * sky.noise * np.sqrt(area)),
+        "saturated_fraction": float(frame.flagged("SATURATED").mean()),
+    }
+    if astrometry is not None:
+        bright = sources.snr[astrometry.source] > 20
+        miss = astrometry.residual[bright if bright.sum() >= 3 else slice(None)]
+        values |= {
+            "astrometric_scatter": 1e3 * float(np.mean(1.4826 * np.median(np.abs(miss - np.median(miss, 0)), axis=0))),
+            "pointing_error": astrometry.shift,
+            "n_astrometric_matches": astrometry.source.size,
+        }
+    return values
