@@ -203,7 +203,14 @@ def _moved(
 
 
 def warp_psf(
-    psf: PointSpreadFunction, mapping: PixelMap, source_bbox: Box, x: Floats, y: Floats, *, size: int | None = None
+    psf: PointSpreadFunction,
+    mapping: PixelMap,
+    source_bbox: Box,
+    x: Floats,
+    y: Floats,
+    *,
+    size: int | None = None,
+    slack: float = 0.0,
 ) -> tuple[Floats, Bools]:
     """Draw the PSF of an image on another grid.
 
@@ -219,6 +226,8 @@ def warp_psf(
         (n,) places in the output array [pixel].
     size
         Odd side of the stamps.
+    slack
+        A place this far outside the PSF's domain takes the PSF of the nearest place inside [input pixel].
 
     Returns
     -------
@@ -238,7 +247,12 @@ def warp_psf(
         jacobians[:, axis, 1] = 0.5 * (up[axis] - down[axis])
     source_x, source_y = mapping.at(x, y)
     source_x, source_y = source_x + source_bbox.x.start, source_y + source_bbox.y.start
-    valid = np.asarray(psf.bounds.contains(x=np.rint(source_x), y=np.rint(source_y)), bool)
+    box = psf.bounds.bbox
+    inner_x = np.clip(source_x, box.x.min, box.x.max)
+    inner_y = np.clip(source_y, box.y.min, box.y.max)
+    valid = np.hypot(inner_x - source_x, inner_y - source_y) <= slack
+    valid &= np.asarray(psf.bounds.contains(x=np.rint(inner_x), y=np.rint(inner_y)), bool)
+    source_x, source_y = inner_x, inner_y
     side = size if size is not None else psf.kernel_bbox.shape[0]
     stamps = np.zeros((len(x), side, side))
     if valid.any():
