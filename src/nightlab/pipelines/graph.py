@@ -1,0 +1,293 @@
+"""From a pipeline and a question to the quanta that are still to be run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import networkx  # type: ignore[import-untyped]
+from lsst.daf.butler import Butler, ButlerUserError, DatasetRef, Quantum
+from lsst.pipe.base import Pipeline
+from lsst.pipe.base.all_dimensions_quantum_graph_builder import AllDimensionsQuantumGraphBuilder
+from lsst.pipe.base.pipeline_graph import PipelineGraph, TaskNode
+from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
+
+import nightlab
+from nightlab.errors import BadInput, MissingData
+from nightlab.pipelines.tasks import inputs_digest
+
+_NOT_MADE = "nothing to work on: an earlier stage made no input for it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run consists of.
+
+    Attributes
+    ----------
+    graph
+        All quanta, including the complete ones.
+    complete
+        Quanta whose results are in the output run already and still stand.
+    to_do
+        The others, with their dependencies.
+    no_work
+        Of the complete ones, those that had nothing to do, and why.
+    stale
+        Datasets of the output run that rest on inputs which are no longer all there is; to be removed.
+    """
+
+    graph: PredictedQuantumGraph
+    complete: frozenset[UUID]
+    to_do: networkx.DiGraph
+    no_work: Mapping[UUID, str]
+    stale: tuple[DatasetRef, ...]
+
+
+def pipeline_file(name: str) -> Path:
+    """Find a pipeline by its name (``ApPipe``) or path.
+
+    Raises
+    ------
+    MissingData
+        When there is none; the message lists those we have.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise MissingData(f"there is no pipeline file {path}", hint="check the path", path=str(path))
+    package = Path(nightlab.__file__).parent
+    folders = [package / "_share" / "pipelines", package.parent.parent / "pipelines"]
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise MissingData(f"there is no pipeline {name!r}", hint=f"known are {', '.join(known) or 'none'}", name=name)
+
+
+def load_pipeline(name: str, config: Mapping[str, Any] | None = None) -> Pipeline:
+    """Read a pipeline and set its knobs.
+
+    Parameters
+    ----------
+    name
+        Name or path, optionally followed by ``#stage,stage`` or ``#subset``.
+    config
+        Values by ``stage.knob`` (``calibrate.detect.threshold``); text is read as the knob's type.
+
+    Raises
+    ------
+    MissingData
+        When there is no such pipeline.
+    BadInput
+        When it has no such stage or knob, or a value is not allowed.
+    """
+    base, _, labels = name.partition("#")
+    file = pipeline_file(base)
+    whole = Pipeline.fromFile(str(file))
+    known = [*whole.task_labels, *whole.subsets]
+    unknown = [label for label in labels.split(",") if label and label not in known]
+    if unknown:
+        raise BadInput(f"{file.stem} has no stage {', '.join(unknown)}", hint=f"it has {', '.join(known)}")
+    pipeline = Pipeline.from_uri(f"{file}#{labels}") if labels else whole
+    for key, value in (config or {}).items():
+        stage, _, knob = key.partition(".")
+        if stage not in whole.task_labels or not knob:
+            raise BadInput(
+                f"{key!r} names no knob of {file.stem}",
+                hint=f"write stage.knob; stages: {', '.join(whole.task_labels)}",
+            )
+        if stage in pipeline.task_labels:
+            pipeline.addConfigOverride(stage, knob, value)
+    return pipeline
+
+
+def pipeline_graph(pipeline: Pipeline) -> PipelineGraph:
+    """Apply the knobs and connect the stages.
+
+    Raises
+    ------
+    BadInput
+        When a value is not allowed or the stages do not fit together.
+    """
+    try:
+        return pipeline.to_graph()
+    except (ValueError, AttributeError, TypeError, NameError, SyntaxError, KeyError) as error:
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, BadInput):
+                raise link from None
+            link = link.__cause__ or link.__context__
+        raise BadInput(f"the pipeline cannot be set up: {error}", hint="check the values given with --set") from error
+
+
+def build_graph(stages: PipelineGraph, butler: Butler, query: str) -> PredictedQuantumGraph:
+    """Find every quantum that a query selects, whether its results exist or not.
+
+    Raises
+    ------
+    BadInput
+        When the query cannot be understood.
+    MissingData
+        When it selects nothing, or something every quantum needs is not there.
+    """
+    with _listening("lsst.pipe.base", logging.ERROR) as remarks:
+        try:
+            # outputs of an earlier attempt keep their ids; what becomes of them is decided by `make_plan`
+            builder = AllDimensionsQuantumGraphBuilder(stages, butler, where=query, clobber=True)
+            graph = builder.finish(attach_datastore_records=False).assemble()
+        except FileNotFoundError as error:
+            raise MissingData(f"the pipeline needs something that is not there: {error}") from error
+        except (ButlerUserError, ValueError, LookupError) as error:
+            raise BadInput(
+                f"the query {query!r} does not work: {error}",
+                hint="for example: instrument='SimCam' AND visit IN (1, 2) AND detector < 4",
+                query=query,
+            ) from error
+    if not len(graph):
+        reasons = [line.strip() for line in "\n".join(remarks).splitlines() if line.strip()]
+        shown = [line for line in reasons[1:] if not line.startswith("To reproduce")][:3]
+        raise MissingData(
+            f"nothing to run: no data for {query or 'any query'!r} in {', '.join(butler.collections.defaults)}"
+            + (f" ({'; '.join(shown)})" if shown else ""),
+            hint="check the query and that the inputs were ingested",
+            query=query,
+        )
+    return graph
+
+
+@contextlib.contextmanager
+def _listening(name: str, level: int) -> Iterator[list[str]]:
+    """Collect what a logger says instead of letting it interrupt the progress display."""
+    heard: list[str] = []
+    handler = logging.Handler(level)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield heard
+    finally:
+        logger.propagate = before
+        logger.removeHandler(handler)
+
+
+def make_plan(graph: PredictedQuantumGraph, butler: Butler) -> Plan:
+    """Tell what is complete from what is to be done.
+
+    A quantum is complete when its metadata is in the output run, everything before it is complete, and, where its
+    inputs are a matter of how much there is (many of them, or none that were of use), they are the same as then.
+    """
+    quanta = graph.build_execution_quanta()
+    stored = _stored(graph, butler)
+    made = {ref.id for quantum in quanta.values() for ref in _refs(quantum.outputs)}
+    xgraph = graph.quantum_only_xgraph
+    complete: set[UUID] = set()
+    no_work: dict[UUID, str] = {}
+    stale: list[DatasetRef] = []
+    for key in networkx.topological_sort(xgraph):
+        node = graph.pipeline_graph.tasks[xgraph.nodes[key]["task_label"]]
+        quantum = quanta[key]
+        [metadata] = quantum.outputs[node.metadata_output.dataset_type_name]
+        if metadata.id not in stored:
+            continue
+        products = [ref for ref in _refs(quantum.outputs) if ref.id in stored]
+        stands = all(before in complete for before in xgraph.predecessors(key))
+        idle = not {ref.datasetType.name for ref in products} & {
+            edge.dataset_type_name for edge in node.outputs.values()
+        }
+        if stands and (idle or _gathers(node)):
+            record = butler.get(metadata)
+            told = record.get(node.label, {})
+            now = inputs_digest(ref for ref in _refs(quantum.inputs) if ref.id not in made or ref.id in stored)
+            stands = "inputs" not in told or told["inputs"] == now
+            if stands and idle:
+                no_work[key] = str(told["no_work"]) if "no_work" in told else _NOT_MADE
+        if stands:
+            complete.add(key)
+        else:
+            stale.extend(products)
+    to_do = networkx.DiGraph(xgraph.subgraph(set(xgraph) - complete))
+    return Plan(
+        graph=graph, complete=frozenset(complete), to_do=to_do, no_work=no_work, stale=tuple(_unique(stale).values())
+    )
+
+
+def _gathers(node: TaskNode) -> bool:
+    """Whether a stage takes as many products of other stages as there are."""
+    connections = node.get_connections()
+    return any(getattr(connections, name).multiple for name in connections.inputs)
+
+
+def _refs(datasets: Mapping[Any, Any]) -> Iterator[DatasetRef]:
+    for refs in datasets.values():
+        yield from refs
+
+
+def _unique(refs: list[DatasetRef]) -> dict[UUID, DatasetRef]:
+    return {ref.id: ref for ref in refs}
+
+
+def _stored(graph: PredictedQuantumGraph, butler: Butler) -> set[UUID]:
+    """Ids of all products of the graph's stages that are in the output run."""
+    names = {
+        edge.dataset_type_name for node in graph.pipeline_graph.tasks.values() for edge in node.iter_all_outputs()
+    }
+    run = butler.run
+    known = {kind.name for kind in butler.registry.queryDatasetTypes(names & set(graph.datasets_by_type))}
+    found: set[UUID] = set()
+    for name in sorted(known):
+        found.update(
+            ref.id for ref in butler.query_datasets(name, collections=run, find_first=False, explain=False, limit=None)
+        )
+    return found
+
+
+def config_changes(graph: PredictedQuantumGraph, butler: Butler) -> list[str]:
+    """List the knobs whose values differ from those the output run was made with."""
+    changes = []
+    for node in graph.pipeline_graph.tasks.values():
+        name = node.init.config_output.dataset_type_name
+        ref = butler.find_dataset(name, collections=butler.run) if butler.registry.queryDatasetTypes([name]) else None
+        if ref is None:
+            continue
+        before, now = (_flat(config.toDict()) for config in (butler.get(ref), node.config))
+        changes += [
+            f"{node.label}.{key}: {before.get(key)!r} then, {now.get(key)!r} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+    return changes
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def where(quantum: Quantum) -> str:
+    """Write the query that selects one quantum and no other."""
+    return " AND ".join(f"{key}={value!r}" for key, value in data_id(quantum).items())
+
+
+def data_id(quantum: Quantum) -> dict[str, int | str]:
+    """Give the data id of a quantum as plain values."""
+    coordinate = quantum.dataId
+    if coordinate is None:
+        return {}
+    return {key: coordinate[key] for key in coordinate.dimensions.required}
+
+
+def stage_names(text: str) -> str:
+    """Strip a pipeline's path and ending: ``/x/ApPipe.yaml#subtract`` gives ``ApPipe``."""
+    return re.sub(r"\.ya?ml$", "", Path(text.partition("#")[0]).name)
