@@ -27,8 +27,8 @@ class Pair:
     stars
         x, y [pixel], flux, in both frames.
     transients
-        x, y [pixel], flux (negative where the source is only in the template), snr (of a PSF fit in the difference
-        of two frames with these PSFs).
+        x, y [pixel], flux (negative where the source is only in the template), snr (of the
+        difference of the PSF fluxes in the two frames).
     """
 
     science: Floats
@@ -96,9 +96,8 @@ def small_pair(
         (template_sigma, template_noise, shift, old),
     ):
         light = np.zeros((size, size))
-        width = np.full(n_stars, sigma)
-        draw_gaussians(light, x + move[0], y + move[1], flux, width)
-        draw_gaussians(light, u[present] + move[0], v[present] + move[1], new[present], width[: present.sum()])
+        draw_gaussians(light, x + move[0], y + move[1], flux, np.full(n_stars, sigma))
+        draw_gaussians(light, u[present] + move[0], v[present] + move[1], new[present], np.full(present.sum(), sigma))
         variance = sky**2 + light
         frames.append((light + np.sqrt(variance) * rng.standard_normal(light.shape) * noise, variance))
     (science, science_variance), (template, template_variance) = frames
@@ -117,7 +116,7 @@ def small_pair(
 
 
 def _apart(rng: np.random.Generator, n: int, size: int, margin: float) -> tuple[Floats, Floats]:
-    """Scatter points that keep apart: the cells of a jittered grid, a random n of them; anywhere if they do not fit."""
+    """Scatter points that keep apart, in random cells of a jittered grid; anywhere if they do not fit."""
     side = int((size - 2.0 * margin) // (1.6 * margin)) if margin else 0
     if side * side < n:
         x, y = rng.uniform(margin, size - 1.0 - margin, (2, n))

@@ -3,11 +3,12 @@
 A raw frame `raw/<visit>_<detector>.fits` has three HDUs.
 
 - The primary header, without data: TELESCOP, INSTRUME 'SimCam', OBSTYPE 'science', ROLE ('template' or 'science'),
-  VISIT, DETECTOR, DETNAME, DAYOBS (yyyymmdd), SEQNUM, FILTER ('sim_r'), BAND, TIMESYS 'TAI', MJD-BEG, MJD-MID, MJD-END
-  and MJD-TAI (the middle) [d], EXPTIME [s], RA, DEC (nominal boresight) and ROTANG (position angle of the y axis of the
-  focal plane, north through east) [deg], AIRMASS, PIXSCALE [arcsec], NAMPS, DETNX and DETNY (the assembled grid), DETX0
-  and DETY0 (centre of assembled pixel (0, 0) from the boresight [pixel]), and the nominal gnomonic WCS of the assembled
-  grid. That WCS knows neither the pointing error nor the optical distortion.
+  VISIT, DETECTOR, DETNAME, DAYOBS (yyyymmdd), SEQNUM, FILTER ('sim_r'), BAND, TIMESYS 'TAI', DATE-BEG, DATE-END,
+  MJD-BEG, MJD-MID, MJD-END and MJD-TAI (the middle) [d], EXPTIME [s], RA, DEC (nominal boresight) and ROTANG
+  (position angle of the y axis of the focal plane, north through east) [deg], AIRMASS, PIXSCALE [arcsec], NAMPS,
+  DETNX and DETNY (the assembled grid), DETX0 and DETY0 (centre of assembled pixel (0, 0) from the boresight [pixel]),
+  and the nominal gnomonic WCS of the assembled grid. That WCS knows neither the pointing error nor the optical
+  distortion.
 - `RAW`: unsigned 16-bit image [adu], all amplifiers in readout order with their overscans, without a WCS.
 - `AMPLIFIERS`: a row per amplifier, with half-open boxes <box>_X0, <box>_X1, <box>_Y0, <box>_Y1 from 0. BBOX is its
   place on the assembled grid; RAW, DATA, SOVER and POVER are all its pixels, its light-sensitive pixels and its serial
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from astropy.time import Time
 from lsst.images import Box
 from numpy.typing import NDArray
 
@@ -85,7 +87,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             f"cannot write {path}: {error}", hint="check space and permissions", path=str(path)
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def raw_header(visit: Visit, chip: Chip, config: SurveyConfig) -> fits.Header:
@@ -93,6 +96,7 @@ def raw_header(visit: Visit, chip: Chip, config: SurveyConfig) -> fits.Header:
     half = visit.exposure_time / 2.0 / 86400.0
     cd = cd_matrix(config.pixel_scale / 3600.0, visit.rotation)
     ny, nx = chip.bbox.shape
+    begin, end = (Time(visit.mjd + s * half, format="mjd", scale="tai", precision=9).isot for s in (-1, 1))
     cards: list[tuple[str, str | int | float, str]] = [
         ("TELESCOP", "SimTel", "simulated telescope"),
         ("INSTRUME", "SimCam", "simulated camera"),
@@ -106,6 +110,8 @@ def raw_header(visit: Visit, chip: Chip, config: SurveyConfig) -> fits.Header:
         ("FILTER", f"sim_{visit.band}", "physical filter"),
         ("BAND", visit.band, "passband"),
         ("TIMESYS", "TAI", "time scale of all dates"),
+        ("DATE-BEG", begin, "start of the exposure"),
+        ("DATE-END", end, "end of the exposure"),
         ("MJD-BEG", visit.mjd - half, "[d] start of the exposure"),
         ("MJD-MID", visit.mjd, "[d] middle of the exposure"),
         ("MJD-END", visit.mjd + half, "[d] end of the exposure"),

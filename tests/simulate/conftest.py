@@ -1,0 +1,14 @@
+import pytest
+from simcam_reading import TINY
+
+from nightlab.simulate import PRESETS, simulate
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("tiny"), TINY)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("small"), PRESETS["small"])
