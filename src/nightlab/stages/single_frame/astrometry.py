@@ -36,10 +36,10 @@ class AstrometryConfig(Config):
     min_matches: int = Field(default=6, ge=3, description="fewer matches than this are an error")
     clip: float = Field(default=3.0, gt=0, description="clipping of the fit [sigma]")
     order: int = Field(
-        2, ge=0, le=3, description="degree of the correction to the projection, when there are matches enough"
+        default=2, ge=0, le=3, description="degree of the correction to the projection, when there are matches enough"
     )
     matches_per_term: float = Field(
-        6.0, ge=1, description="matches needed per polynomial term, else the order is lowered"
+        default=6.0, ge=1, description="matches needed per polynomial term, else the order is lowered"
     )
     error_floor: float = Field(
         default=0.02, ge=0, description="added in quadrature to centroid errors for weights [arcsec]"
@@ -293,24 +293,23 @@ def _match_and_fit(
     config: AstrometryConfig,
 ) -> tuple[Ints, Ints, Bools, _Polynomial]:
     px, py = x + start.x, y + start.y
-    fit = None
     for radius in (3.0, 2.0, config.match_radius, config.match_radius, config.match_radius):
         i, j = _mutual(px, py, rx, ry, max(radius, config.match_radius) / scale)
         if i.size < config.min_matches:
             raise _too_few(int(i.size), config, "matches")
         used = np.ones(i.size, dtype=bool)
         target = np.stack([rx[j] - x[i], ry[j] - y[i]], axis=1)
+        fit = _fit_polynomial(x[i], y[i], target, weight[i], start, config)
         for _ in range(5):
-            fit = _fit_polynomial(x[i][used], y[i][used], target[used], weight[i][used], start, config)
             miss = target - fit(x[i], y[i])
             width = 1.4826 * np.median(np.abs(miss[used] - np.median(miss[used], axis=0)), axis=0)
             new = (np.abs(miss) < config.clip * np.maximum(width, 1e-3)).all(axis=1)
             if new.sum() < config.min_matches or (new == used).all():
                 break
             used = new
+            fit = _fit_polynomial(x[i][used], y[i][used], target[used], weight[i][used], start, config)
         shift = fit(x, y)
         px, py = x + shift[:, 0], y + shift[:, 1]
-    assert fit is not None
     return i, j, used, fit
 
 

@@ -21,10 +21,10 @@ class BackgroundConfig(Config):
     cell: int = Field(default=128, gt=0, description="side of a mesh cell [pixel]")
     clip: float = Field(default=3.0, gt=0, description="clipping of the cell means [sigma]")
     min_fraction: float = Field(
-        0.1, ge=0, le=1, description="cells with a smaller part unmasked take their neighbours' level"
+        default=0.1, ge=0, le=1, description="cells with a smaller part unmasked take their neighbours' level"
     )
     mask_threshold: float = Field(
-        2.5, gt=0, description="matched-filter significance above which pixels are masked [sigma]"
+        default=2.5, gt=0, description="matched-filter significance above which pixels are masked [sigma]"
     )
     mask_grow: float = Field(
         default=5.0, ge=0, description="growth of that mask, in units of the PSF's Gaussian sigma"

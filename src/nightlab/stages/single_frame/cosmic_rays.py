@@ -28,7 +28,7 @@ class CosmicRayConfig(Config):
         default=2.0, ge=0, description="errors by which a pixel must beat the PSF's sharpness [sigma]"
     )
     sharpness: float = Field(
-        0.35, gt=0, le=1, description="part of the PSF's own neighbour-to-centre ratio that is still a star"
+        default=0.35, gt=0, le=1, description="part of the PSF's own neighbour-to-centre ratio that is still a star"
     )
     passes: int = Field(
         default=6, ge=0, description="rounds of looking for contaminated neighbours at half the threshold"

@@ -20,7 +20,7 @@ class DetectConfig(Config):
 
     threshold: float = Field(default=5.0, gt=0, description="matched-filter significance of a detection [sigma]")
     kernel_width: float = Field(
-        3.5, gt=0, description="half width of the filter, in units of the PSF's Gaussian sigma"
+        default=3.5, gt=0, description="half width of the filter, in units of the PSF's Gaussian sigma"
     )
     grow: float = Field(
         default=2.4, ge=0, description="growth of the DETECTED plane, in units of the PSF's Gaussian sigma"

@@ -17,7 +17,7 @@ from nightlab.numeric.moments import adaptive_moments
 from nightlab.stages.single_frame.detect import Peaks
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame
 
-Psf = PointSpreadFunction | PolynomialPsf
+type Psf = PointSpreadFunction | PolynomialPsf
 FLAG_RADIUS = 4  # pixels looked at for the flags that are not of the centre
 FLAG_PLANES = {
     "saturated": ("SATURATED",),
@@ -33,23 +33,28 @@ class MeasureConfig(Config):
 
     rounds: int = Field(default=8, ge=1, description="sweeps of the simultaneous fit of all sources")
     fit_radius: float = Field(
-        2.5, gt=0, description="pixels in the fit of a position, in units of the PSF's Gaussian sigma"
+        default=2.5, gt=0, description="pixels in the fit of a position, in units of the PSF's Gaussian sigma"
     )
     max_step: float = Field(default=0.3, gt=0, description="largest change of a position in one sweep [pixel]")
     max_shift: float = Field(default=1.5, gt=0, description="farthest a position may move from its peak [pixel]")
     min_separation: float = Field(default=1.2, ge=0, description="closer positions are one source [pixel]")
     min_snr: float = Field(
-        3.5, ge=0, description="sources whose flux falls below this once deblended are dropped [sigma]"
+        default=3.5, ge=0, description="sources whose flux falls below this once deblended are dropped [sigma]"
     )
     apertures: tuple[float, float] = Field(default=(6.0, 12.0), description="aperture radii [pixel]")
+    calibration_aperture: float = Field(
+        default=8.0,
+        gt=0,
+        description="radius that defines the flux of a star; larger ones gain sky error faster than starlight [pixel]",
+    )
     moments_half_width: int = Field(
         default=15, gt=0, description="half width of the stamps for adaptive moments [pixel]"
     )
     isolation: float = Field(
-        12.0, ge=0, description="sources without a neighbour inside this radius are isolated [pixel]"
+        default=12.0, ge=0, description="sources without a neighbour inside this radius are isolated [pixel]"
     )
     extended_excess: float = Field(
-        0.15, gt=0, description="excess of the moments over the PSF's that makes a source extended (fraction)"
+        default=0.15, gt=0, description="excess of the moments over the PSF's that makes a source extended (fraction)"
     )
 
 
@@ -65,6 +70,8 @@ class Sources:
         PSF flux, not yet aperture-corrected.
     apertures, aperture_errs
         (n, 2) circular apertures.
+    calibration_flux
+        (n,) flux in the aperture that defines the flux of a star.
     moments
         (n, 3) Ixx, Iyy, Ixy [pixel^2].
     psf_size
@@ -87,6 +94,7 @@ class Sources:
     flux_err: Floats
     apertures: Floats
     aperture_errs: Floats
+    calibration_flux: Floats
     moments: Floats
     psf_size: Floats
     extendedness: Floats
@@ -102,7 +110,7 @@ class Sources:
         return self.flux / self.flux_err
 
     def clean(self) -> Bools:
-        """Sources that calibration may rest on."""
+        """Give the sources that calibration may rest on."""
         bad = self.centroid_flag | self.flux_flag
         for name in ("edge", "saturated", "nodata", "bad", "cr", "interpolatedCenter"):
             bad = bad | self.flags[name]
@@ -237,7 +245,7 @@ def _sources(
     noise = photometry.cut_stamps(variance, xi, yi, stamps.shape[-1] // 2)
     x_err, y_err = photometry.centroid_errors(noise, stamps, flux)
     sums, errors, missing = [], [], []
-    for radius in config.apertures:
+    for radius in (*config.apertures, config.calibration_aperture):
         rest, noise_sum, lost = photometry.aperture_flux(residual, variance, fit.x, fit.y, radius)
         sums.append(rest + np.nan_to_num(flux) * photometry.aperture_fraction(stamps, dx, dy, radius))
         errors.append(noise_sum)
@@ -261,8 +269,9 @@ def _sources(
         y_err=y_err,
         flux=flux,
         flux_err=error,
-        apertures=np.stack(sums, axis=1),
-        aperture_errs=np.stack(errors, axis=1),
+        apertures=np.stack(sums[:-1], axis=1),
+        aperture_errs=np.stack(errors[:-1], axis=1),
+        calibration_flux=sums[-1],
         moments=moments,
         psf_size=psf_size,
         extendedness=np.where(shapeless | ~np.isfinite(excess), np.nan, extended.astype(float)),

@@ -21,7 +21,10 @@ METRICS: dict[str, Metric] = {
     "pointing_error": Metric("shift between the nominal and the fitted projection", "arcsec", 10.0, "lower"),
     "n_astrometric_matches": Metric("sources matched to the reference", "", 6, "higher"),
     "n_photometric_stars": Metric("stars behind the zero point", "", 3, "higher"),
-    "aperture_correction": Metric("flux in the large aperture over PSF flux of bright stars", "", 1.0, "near", 0.05),
+    "aperture_correction": Metric(
+        "calibration aperture over PSF flux of stars in the middle of the detector", "", 1.0, "near", 0.05
+    ),
+    "aperture_correction_scatter": Metric("robust scatter of that ratio about its fit", "", 0.03, "lower"),
     "m5": Metric("magnitude of a point source at five sigma of the sky noise", "mag"),
     "n_cosmic_rays": Metric("cosmic rays masked"),
     "saturated_fraction": Metric("part of the pixels that is saturated", "", 0.05, "lower"),

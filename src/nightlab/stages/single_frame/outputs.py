@@ -37,7 +37,7 @@ def calibrated_image(
     projection: SkyProjection,
     zero: ZeroPoint,
     sky: SplineField,
-    correction: float,
+    correction: ChebyshevField,
     config: CalibrateConfig,
 ) -> VisitImage:
     """Assemble the calibrated image.
@@ -76,7 +76,7 @@ def calibrated_image(
         obs_info=raw.obs_info,
         band=raw.band,
         photometric_scaling=_constant(box, factor, unit / frame.unit) if known else None,
-        aperture_corrections={"psfFlux": _constant(box, correction, u.dimensionless_unscaled)},
+        aperture_corrections={"psfFlux": correction},
         backgrounds=backgrounds,
         metadata=metadata,
     )
@@ -99,7 +99,7 @@ def source_table(
     raw: VisitImage,
     *,
     sources: Sources,
-    flux_scale: float,
+    flux_scale: Floats,
     projection: SkyProjection,
     zero: ZeroPoint,
     psf_stars: tuple[Floats, Floats] | None,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import astropy.units as u
 import numpy as np
 from astropy.table import Table
+from lsst.images import Box
+from lsst.images.fields import ChebyshevField
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -22,6 +25,12 @@ class PhotometryConfig(Config):
 
     correction_snr: float = Field(default=100.0, gt=0, description="faintest star in the aperture correction [sigma]")
     correction_min_stars: int = Field(default=3, ge=1, description="fewer stars leave PSF fluxes uncorrected")
+    correction_order: int = Field(
+        default=2, ge=0, le=4, description="degree of the aperture correction, when there are stars enough"
+    )
+    stars_per_term: float = Field(
+        default=3.5, ge=1, description="stars per polynomial term, else the order is lowered"
+    )
     min_snr: float = Field(default=20.0, gt=0, description="faintest star in the zero point [sigma]")
     min_stars: int = Field(default=3, ge=1, description="fewer stars are an error")
     clip: float = Field(default=3.0, gt=0, description="clipping of the zero point [sigma]")
@@ -60,22 +69,66 @@ class ZeroPoint:
         return float(10.0 ** (0.4 * (AB_NANOJANSKY - self.magnitude)))
 
 
-def aperture_correction(sources: Sources, config: PhotometryConfig) -> tuple[float, int]:
-    """Give the factor that brings PSF fluxes onto the larger aperture, and the number of stars behind it.
+@dataclass(frozen=True, kw_only=True)
+class ApertureCorrection:
+    """The factor that brings PSF fluxes onto the calibration aperture, over the detector.
 
-    It is the median ratio over bright, clean, isolated point sources; 1 when there are too few of them.
+    Attributes
+    ----------
+    field
+        Chebyshev polynomial of position; constant 1 when there were too few stars.
+    n_stars
+        Stars behind it.
+    scatter
+        1.4826 MAD of the stars about it; NaN without stars.
+    """
+
+    field: ChebyshevField
+    n_stars: int
+    scatter: float
+
+    def at(self, x: Floats, y: Floats) -> Floats:
+        """Evaluate at (n,) positions; positions outside the detector take the value at its rim."""
+        box = self.field.bounds.bbox
+        values = self.field(x=np.clip(x, box.x.min, box.x.max), y=np.clip(y, box.y.min, box.y.max))
+        return np.asarray(values, dtype=float)
+
+
+def aperture_correction(sources: Sources, box: Box, config: PhotometryConfig) -> ApertureCorrection:
+    """Fit the ratio of aperture to PSF flux of bright, clean, isolated point sources.
+
+    A Chebyshev polynomial of position whose order follows the number of stars, clipped four times at three sigma.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = sources.apertures[:, 1] / sources.flux
+        ratio = sources.calibration_flux / sources.flux
     star = sources.clean() & ~(sources.extendedness > 0) & np.isfinite(ratio) & (ratio > 0)
     for snr in (config.correction_snr, 0.5 * config.correction_snr):
         chosen = star & (sources.snr > snr)
         if (chosen & sources.isolated).sum() >= config.correction_min_stars:
             chosen &= sources.isolated
         if chosen.sum() >= config.correction_min_stars:
-            kept = _clipped(ratio[chosen], 3.0, 0.2)
-            return float(np.median(ratio[chosen][kept])), int(kept.sum())
-    return 1.0, 0
+            return _fit_correction(sources.x[chosen], sources.y[chosen], ratio[chosen], box, config)
+    return ApertureCorrection(field=_chebyshev(box, np.ones(1), np.ones(1), np.ones(1), 0), n_stars=0, scatter=np.nan)
+
+
+def _fit_correction(x: Floats, y: Floats, ratio: Floats, box: Box, config: PhotometryConfig) -> ApertureCorrection:
+    kept = np.abs(ratio / np.median(ratio) - 1.0) < 0.2
+    for _ in range(4):
+        order = config.correction_order
+        while order > 0 and kept.sum() < config.stars_per_term * (order + 1) * (order + 2) / 2:
+            order -= 1
+        field = _chebyshev(box, x[kept], y[kept], ratio[kept], order)
+        miss = ratio - field(x=x, y=y)
+        width = max(_mad(miss[kept]), 1e-6)
+        new = np.abs(miss) < config.clip * width
+        if new.sum() < config.correction_min_stars or (new == kept).all():
+            break
+        kept = new
+    return ApertureCorrection(field=field, n_stars=int(kept.sum()), scatter=_mad(miss[kept]))
+
+
+def _chebyshev(box: Box, x: Floats, y: Floats, values: Floats, order: int) -> ChebyshevField:
+    return ChebyshevField.fit(box, values, order, x=x, y=y, unit=u.dimensionless_unscaled)
 
 
 def zero_point(

@@ -44,7 +44,7 @@ class PsfConfig(Config):
     reject: float = Field(default=4.0, gt=0, description="clipping of single pixels in the fit [sigma]")
     rounds: int = Field(default=4, ge=1, description="rounds of re-centring and fitting")
     max_neighbour: float = Field(
-        0.02, ge=0, description="flux of a neighbour inside the stamp that spoils a star (fraction)"
+        default=0.02, ge=0, description="flux of a neighbour inside the stamp that spoils a star (fraction)"
     )
 
 

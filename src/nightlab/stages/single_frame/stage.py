@@ -25,10 +25,11 @@ from nightlab.stages.single_frame.frame import Floats, Frame, corrected_frame
 from nightlab.stages.single_frame.isr import needs_isr, remove_signature
 from nightlab.stages.single_frame.measure import Psf, Sources, measure
 from nightlab.stages.single_frame.metrics import METRICS
-from nightlab.stages.single_frame.photometry import ZeroPoint, aperture_correction, zero_point
+from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint, aperture_correction, zero_point
 from nightlab.stages.single_frame.psf import StarPsf, fit_psf, gaussian_psf
 
 DEFAULTS = CalibrateConfig()
+CLIPPED_GAUSSIAN = 1.0137  # standard deviation of a Gaussian over that of its part within 3 sigma
 NOT_SKY = ("SATURATED", "COSMIC_RAY", "INTERPOLATED", "DETECTION_EDGE")
 
 
@@ -39,8 +40,8 @@ class CalibratedFrame:
     Attributes
     ----------
     visit_image
-        Sky-subtracted image in nJy (in instrumental units when no zero point is known) with mask, variance, PSF, fitted
-        projection, background and summary statistics.
+        Sky-subtracted image in nJy (in instrumental units when no zero point is known) with mask, variance, PSF,
+        fitted projection, background and summary statistics.
     source
         Its sources.
     metrics
@@ -125,10 +126,10 @@ def calibrate(
     frame, sky = _subtract_sky(frame, kernel, sigma, box, config)
     peaks = _detect(frame, sky, kernel, sigma, config)
     sources = measure(frame, peaks, psf, sigma, config.measure)
-    correction, n_correction = aperture_correction(sources, config.photometry)
+    correction = aperture_correction(sources, box, config.photometry)
     astrometry = _astrometry(sources, reference, raw, box, config)
     zero = _zero_point(sources, correction, astrometry, reference, raw, config)
-    projection = astrometry.projection if astrometry is not None else _on_box(raw.sky_projection)
+    projection = astrometry.projection if astrometry is not None else raw.sky_projection
     image = outputs.calibrated_image(
         raw,
         frame=frame,
@@ -138,20 +139,23 @@ def calibrate(
         projection=projection,
         zero=zero,
         sky=sky.field,
-        correction=correction,
+        correction=correction.field,
         config=config,
     )
     table = outputs.source_table(
         raw,
         sources=sources,
-        flux_scale=correction,
+        flux_scale=correction.at(sources.x, sources.y),
         projection=projection,
         zero=zero,
         psf_stars=None if stars is None else (stars.x, stars.y),
         astrometry_used=np.empty(0, np.int64) if astrometry is None else astrometry.source[astrometry.used],
     )
     values = _values(frame, psf, stars, sky, sources, astrometry, zero, projection, box, raw)
-    values |= {"n_cosmic_rays": n_cosmic_rays, "aperture_correction": correction if n_correction else None}
+    values["n_cosmic_rays"] = n_cosmic_rays
+    if correction.n_stars:
+        middle = correction.at(np.array([box.x.center]), np.array([box.y.center]))
+        values |= {"aperture_correction": float(middle[0]), "aperture_correction_scatter": correction.scatter}
     image = outputs.with_summary(image, outputs.summary(raw, image, projection, box, psf, values))
     metrics = report(METRICS, values, visit=visit_of(raw), detector=int(raw.detector.id), band=raw.band)
     return CalibratedFrame(visit_image=image, source=table, metrics=metrics)
@@ -226,18 +230,22 @@ def _subtract_sky(frame: Frame, kernel: Floats, sigma: float, box: Box, config: 
 
 
 def _noise(values: Floats) -> float:
-    """Give 1.4826 MAD, of every few values when there are very many."""
+    """Give the standard deviation clipped at 3 sigma, of every few values when there are very many.
+
+    Not the MAD: on integer pixels with a noise of a few units it moves in steps.
+    """
     sample = values[:: max(1, values.size // 400_000)]
-    return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
+    centre = np.median(sample)
+    width = 1.4826 * np.median(np.abs(sample - centre))
+    for _ in range(5):
+        inside = sample[np.abs(sample - centre) <= 3.0 * width]
+        centre, width = inside.mean(), inside.std() * CLIPPED_GAUSSIAN
+    return float(width)
 
 
 def _detect(frame: Frame, sky: Sky, kernel: Floats, sigma: float, config: CalibrateConfig) -> Peaks:
     seen = significance(frame.pixels, frame.usable, sky.variance, kernel)
     return find_peaks(seen, config.detect.threshold, config.detect.grow * sigma)
-
-
-def _on_box(projection: SkyProjection) -> SkyProjection:
-    return projection
 
 
 def _astrometry(
@@ -252,7 +260,7 @@ def _astrometry(
 
 def _zero_point(
     sources: Sources,
-    correction: float,
+    correction: ApertureCorrection,
     astrometry: Astrometry | None,
     reference: Table | None,
     raw: VisitImage,
@@ -261,7 +269,7 @@ def _zero_point(
     if astrometry is not None and reference is not None:
         measured = zero_point(
             sources,
-            sources.flux * correction,
+            sources.flux * correction.at(sources.x, sources.y),
             astrometry.source,
             reference,
             astrometry.reference,
