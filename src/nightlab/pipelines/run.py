@@ -363,5 +363,5 @@ def _command(pipeline: str, stage: str, place: Place, query: str, config: Mappin
     """Write the command that runs one quantum again."""
     knobs = [part for key, value in config.items() for part in ("--set", f"{key}={value}")]
     name = f"{pipeline.partition('#')[0]}#{stage}"
-    words = ["nightlab", "run", name, "-b", place.repo, "--output-run", place.output_run, "-d", query, *knobs]
+    words = ["nightlab", "run", name, "-b", place.repo, "-o", place.output_run, "-d", query, *knobs]
     return shlex.join(words)

@@ -197,7 +197,7 @@ _ROWS = (
     Stage(
         name="warp_template",
         function="nightlab.stages.templates:warp_template",
-        config="nightlab.stages.templates:WarpConfig",
+        config="nightlab.stages.templates:TemplateConfig",
         dimensions=VISIT,
         inputs={
             "visit_image": _visit("visit_image", "VisitImage"),

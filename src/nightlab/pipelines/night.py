@@ -1,0 +1,233 @@
+"""A night by name: prepare the data, make the templates it needs, run the pipeline."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nightlab.data.catalogs import prepare, prepared_in
+from nightlab.data.instruments import INSTRUMENTS
+from nightlab.data.repository import input_collections, open_repository
+from nightlab.errors import BadInput, MissingData
+from nightlab.pipelines.events import Listener, silent_listener
+from nightlab.pipelines.graph import load_pipeline, stage_names
+from nightlab.pipelines.run import RunReport
+from nightlab.pipelines.run import run as run_pipeline
+
+TEMPLATES = "Templates"
+TEMPLATES_RUN = f"runs/{TEMPLATES}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """What a run leaves behind and where.
+
+    Attributes
+    ----------
+    report
+        Of the pipeline that was asked for, or of ``Templates`` when that failed before it.
+    repository
+        Folder of the Butler repository.
+    runs
+        Output runs, in the order they were made.
+    apdb
+        Prompt database, when the pipeline fills one.
+    files
+        Folder the raws came from, when the repository was made from a catalogue entry.
+    """
+
+    report: RunReport
+    repository: Path
+    runs: tuple[str, ...]
+    apdb: Path | None = None
+    files: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A repository and the questions to ask of it."""
+
+    repository: Path
+    collections: tuple[str, ...]
+    everything: str
+    science: str
+    template: str = ""
+    files: Path | None = None
+
+
+def run(
+    pipeline: str,
+    data: str | None = None,
+    repository: str | Path | None = None,
+    *,
+    survey: str | Path | None = None,
+    query: str = "",
+    output_run: str = "",
+    jobs: int = 2,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    listener: Listener = silent_listener,
+    stop: threading.Event | None = None,
+) -> Night:
+    """Run a pipeline on an entry of the catalogue or on a repository; again to resume.
+
+    ``ApPipe`` needs templates: where ``Templates`` has not been finished, it is run first, on the entry's template
+    visits.
+
+    Parameters
+    ----------
+    pipeline
+        Name or YAML file, optionally with ``#stage``.
+    data
+        Entry of the catalogue, such as ``simulated`` or ``stripe82``.
+    repository
+        Folder of the repository; ``nightlab-data/<data>`` when absent.
+    survey
+        Files of the entry, where it does not know them by itself.
+    query
+        Narrows down what is run: a Butler expression such as ``visit IN (1, 2) AND detector < 4``.
+    output_run
+        Collection for the results; ``runs/<pipeline>`` when absent.
+    jobs
+        Quanta at once.
+    overrides
+        Values by stage and knob.
+    listener
+        Told about every event.
+    stop
+        Set it from another thread to end the run after the quanta that are running.
+
+    Returns
+    -------
+    Night
+
+    Raises
+    ------
+    MissingData
+        When the entry's files, the repository or all data of the query are missing.
+    BadInput
+        When a name, query or value is wrong, or the output run was made with other values.
+    RunLocked
+        When another process is writing into the same output run.
+    WriteFailed
+        When the repository cannot be written.
+    """
+    name = stage_names(pipeline)
+    stages = load_pipeline(pipeline).task_labels
+    needs_templates = name == "ApPipe" and "warp_template" in stages
+    known = set(load_pipeline(pipeline.partition("#")[0]).task_labels)
+    knobs = {f"{stage}.{knob}": value for stage, values in (overrides or {}).items() for knob, value in values.items()}
+    template_stages = set(load_pipeline(TEMPLATES).task_labels) if name == "ApPipe" else set()
+    _check_stages(knobs, known | template_stages)
+    source = _source(data, repository, survey)
+    runs: tuple[str, ...] = ()
+    if needs_templates:
+        runs = (TEMPLATES_RUN,)
+        if source.template and not _finished(source.repository, TEMPLATES_RUN):
+            report = run_pipeline(
+                TEMPLATES,
+                source.repository,
+                query=source.template,
+                output_run=TEMPLATES_RUN,
+                inputs=source.collections,
+                jobs=jobs,
+                listener=listener,
+                config=_of(knobs, template_stages),
+                stop=stop,
+            )
+            if not report.ok:
+                return Night(report=report, repository=source.repository, runs=runs, files=source.files)
+    output = output_run or f"runs/{name}"
+    config = _of(knobs, known)
+    apdb = None
+    if "fill_apdb" in stages:
+        # a database holds one version of each visit: every output run has its own
+        folder = "apdb" if output == "runs/ApPipe" else f"apdb-{output.rpartition('/')[2]}"
+        apdb = Path(config.setdefault("fill_apdb.uri", str(source.repository / folder)))
+    base = {TEMPLATES: source.template or source.science, "SingleFrame": source.everything}.get(name, source.science)
+    report = run_pipeline(
+        pipeline,
+        source.repository,
+        query=" AND ".join(part for part in (base, f"({query})" if query else "") if part),
+        output_run=output,
+        inputs=_inputs(source, name),
+        jobs=jobs,
+        listener=listener,
+        config=config,
+        stop=stop,
+    )
+    return Night(
+        report=report,
+        repository=source.repository,
+        runs=tuple(dict.fromkeys((*runs, output))),
+        apdb=apdb,
+        files=source.files,
+    )
+
+
+def _of(knobs: Mapping[str, Any], stages: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in knobs.items() if key.partition(".")[0] in stages}
+
+
+def _check_stages(knobs: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted({key.partition(".")[0] for key in knobs} - known)
+    if unknown:
+        raise BadInput(f"there is no stage {', '.join(unknown)} to set a knob of", hint=f"there are {sorted(known)}")
+
+
+def _inputs(source: _Source, name: str) -> tuple[str, ...]:
+    """Give the collections a pipeline reads: templates first where there are any."""
+    if name == TEMPLATES:
+        return source.collections
+    with open_repository(source.repository) as butler:
+        there = list(butler.collections.query("runs/*"))
+    return (TEMPLATES_RUN, *source.collections) if TEMPLATES_RUN in there else source.collections
+
+
+def _finished(repository: Path, output_run: str) -> bool:
+    """Whether a pipeline got to its end: the gathered metrics are the last thing it writes."""
+    with open_repository(repository) as butler:
+        if output_run not in butler.collections.query("runs/*") or not butler.registry.queryDatasetTypes(["metrics"]):
+            return False
+        return bool(butler.query_datasets("metrics", collections=output_run, find_first=False, explain=False))
+
+
+def _source(data: str | None, repository: str | Path | None, survey: str | Path | None) -> _Source:
+    if data is None and repository is None:
+        raise BadInput(
+            "neither data nor a repository were named", hint="name an entry, such as simulated, or a folder"
+        )
+    if data is not None:
+        prepared = prepare(data, repository or Path("nightlab-data", data), survey=survey)
+    else:
+        try:
+            prepared = prepared_in(repository)  # type: ignore[arg-type]
+        except MissingData:
+            return _own(Path(repository).absolute())  # type: ignore[arg-type]
+    return _Source(
+        repository=Path(prepared.repository),
+        collections=tuple(prepared.collections),
+        everything=f"instrument = '{prepared.instrument}'",
+        science=prepared.science_query,
+        template=prepared.template_query,
+        files=Path(prepared.files),
+    )
+
+
+def _own(repository: Path) -> _Source:
+    """Describe a repository that somebody filled by hand."""
+    with open_repository(repository) as butler:
+        names = sorted(record.name for record in butler.query_dimension_records("instrument", explain=False))
+        there = set(butler.collections.query("*"))
+    known = [name for name in names if name in INSTRUMENTS]
+    wanted = [collection for name in known for collection in input_collections(name)]
+    collections = tuple(name for name in dict.fromkeys(wanted) if name in there)
+    if not collections:
+        raise MissingData(
+            f"{repository} has no data of an instrument we know; it has {', '.join(names) or 'no instrument'}",
+            hint=f"ingest raws of {', '.join(sorted(INSTRUMENTS))}",
+        )
+    base = f"instrument IN ({', '.join(repr(name) for name in known)})"
+    return _Source(repository=repository, collections=collections, everything=base, science=base)
