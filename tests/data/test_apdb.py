@@ -67,6 +67,18 @@ def _forced(visit, mjd, objects):
     return table
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("empty") / "apdb"
+    create_apdb(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _a_fresh_database(tmp_path, empty):
+    shutil.copytree(empty, tmp_path / "apdb")  # making one takes a second, most of it spent on reading the schema
+
+
 def _config(tmp_path, **changes):
     return ApdbConfig(uri=str(tmp_path / "apdb"), time_processed=60100.0, **changes)
 
@@ -125,6 +137,21 @@ def test_validity_says_what_was_known_when(tmp_path):
     upto = object_statistics(sources[sources["visit"] <= 2])
     np.testing.assert_allclose(first[1]["r_psfFluxMean"], upto["r_psfFluxMean"][0], rtol=1e-6)
     assert first[0]["r_psfFluxSigma"] is None
+
+
+def test_forced_means_grow_with_the_visits(tmp_path):
+    sources, objects, forced = _night((1, 60000.0), (2, 60001.0), (3, 60003.0))
+    for k in range(3):
+        forced[k]["psfFlux"], forced[k]["psfFluxErr"] = np.full(N, 10.0 * k), np.full(N, [1.0, 1.0, 0.5][k])
+    forced[1]["psfFlux"][0] = np.nan
+    fill_apdb(sources, objects, forced, _config(tmp_path))
+    rows = [row._mapping for row in _rows(tmp_path, "DiaObject")]
+    rows = [row for row in rows if row["diaObjectId"] == objects["diaObjectId"][1]]
+    # weights 1, 1, 4: 0, then (0 + 10) / 2, then (0 + 10 + 4 * 20) / 6
+    assert [row["r_fpFluxMean"] for row in rows] == pytest.approx([0.0, 5.0, 15.0])
+    assert [row["r_fpFluxMeanErr"] for row in rows] == pytest.approx([1.0, 2**-0.5, 6**-0.5])
+    last = read_objects(open_apdb(tmp_path / "apdb"))
+    assert last["r_fpFluxMean"][0] == pytest.approx((0 + 4 * 20) / 5)
 
 
 def test_filling_twice_is_filling_once(tmp_path):
@@ -225,16 +252,31 @@ def test_sources_without_position_are_counted_and_left_out(tmp_path):
     ],
 )
 def test_bad_sources_are_refused_with_nothing_stored(tmp_path, spoil, message):
-    sources, objects, forced = _night((1, 60000.0))
-    fill_apdb(sources, objects, forced, _config(tmp_path))
-    before = _everything(tmp_path)
     sources, objects, forced = _night((1, 60000.0), (2, 60001.0))
     last = sources[sources["visit"] == 2]
     spoil(last)
     mixed = vstack([sources[sources["visit"] == 1], last]) if last.colnames == sources.colnames else last
     with pytest.raises(BadInput, match=message):
         fill_apdb(mixed, objects, forced, _config(tmp_path))
-    assert _everything(tmp_path) == before
+    assert not _rows(tmp_path, "DiaSource")
+    assert not _rows(tmp_path, "DiaObject")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f["ra"].__setitem__(0, np.nan), "1 rows for DiaForcedSource have no finite ra"),
+        (lambda f: f.remove_column("psfFluxErr"), "forced sources lack psfFluxErr"),
+        (lambda f: f["diaObjectId"].__setitem__(0, 0), "1 forced sources belong to no object"),
+        (lambda f: f.add_column(1, name="fluxx"), "DiaForcedSource has no column fluxx"),
+    ],
+)
+def test_bad_forced_sources_are_refused_with_nothing_stored(tmp_path, spoil, message):
+    sources, objects, forced = _night((1, 60000.0))
+    spoil(forced[0])
+    with pytest.raises(BadInput, match=message):
+        fill_apdb(sources, objects, forced, _config(tmp_path))
+    assert not _rows(tmp_path, "DiaSource")
 
 
 def test_what_the_database_refuses_is_our_error(tmp_path):

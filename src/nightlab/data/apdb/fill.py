@@ -26,6 +26,16 @@ NEEDED = (
     "diaSourceId", "diaObjectId", "visit", "detector", "midpointMjdTai", "ra", "dec", "x", "y", "band", "psfFlux",
     "psfFluxErr",
 )  # fmt: skip
+NEEDED_OF_FORCED = (
+    "diaForcedSourceId",
+    "diaObjectId",
+    "visit",
+    "detector",
+    "band",
+    "midpointMjdTai",
+    "psfFlux",
+    "psfFluxErr",
+)
 SAME_TIME = 1e-9  # days by which visits of equal time are told apart in validity intervals: 86 microseconds
 NAMES = [field.name for field in fields(LoggedVisit)]
 SOURCE_KEYS, FORCED_KEYS = ["diaSourceId"], ["diaObjectId", "detector"]
@@ -124,15 +134,57 @@ def fill_apdb(
     statuses = {visit.visit: _compare(apdb, visit, log.get(visit.visit)) for visit in offered}
     new = {visit.visit for visit in offered if statuses[visit.visit] == "stored"}
     versions = object_versions(dia_source, new)
+    means = _ForcedMeans.start(dia_object, dia_forced_source)
     for visit in offered:
         status = statuses[visit.visit]
+        means.add(visit.forced)
         if status == "stored":
-            touched = next(versions).dia_object if visit.has_rows else None  # both are in the order (time, visit)
+            # versions come in the order (time, visit), as visits do
+            touched = means.join(next(versions).dia_object) if visit.has_rows else None
             log[visit.visit] = _store(apdb, visit, touched, log)
         elif status != "present":
             log[visit.visit] = _amend(apdb, visit)
     rows = [asdict(log[visit.visit]) | {"status": statuses[visit.visit]} for visit in offered]
     return ApdbFill(apdb_log=Table(rows, names=[*NAMES, "status"]) if rows else Table(names=[*NAMES, "status"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ForcedMeans:
+    """Sums of weights and of weighted forced fluxes by (band, object), over the visits so far."""
+
+    objects: NDArray[np.int64]
+    bands: list[str]
+    weight: NDArray[np.float64]
+    flux: NDArray[np.float64]
+
+    @classmethod
+    def start(cls, dia_object: Table, tables: Sequence[Table]) -> _ForcedMeans:
+        bands = sorted(
+            {band for table in tables if len(table) for band in np.asarray(table["band"]).astype(str).tolist()}
+        )
+        ids = np.unique(np.asarray(dia_object["diaObjectId"], np.int64)) if len(dia_object) else np.empty(0, np.int64)
+        return cls(
+            objects=ids,
+            bands=bands,
+            weight=np.zeros((len(bands), ids.size)),
+            flux=np.zeros((len(bands), ids.size)),
+        )
+
+    def add(self, forced: pandas.DataFrame) -> None:
+        flux, error = (forced[name].to_numpy(np.float64) for name in ("psfFlux", "psfFluxErr"))
+        good = np.isfinite(flux) & np.isfinite(error) & (error > 0)
+        band = np.searchsorted(self.bands, forced["band"].to_numpy(str)[good])
+        place = band, np.searchsorted(self.objects, forced["diaObjectId"].to_numpy(np.int64)[good])
+        np.add.at(self.weight, place, error[good] ** -2)
+        np.add.at(self.flux, place, flux[good] * error[good] ** -2)
+
+    def join(self, versions: Table) -> Table:
+        where = np.searchsorted(self.objects, np.asarray(versions["diaObjectId"]))
+        for k, band in enumerate(self.bands):
+            weight = np.where(self.weight[k, where] > 0, self.weight[k, where], np.nan)
+            versions[f"{band}_fpFluxMean"] = self.flux[k, where] / weight
+            versions[f"{band}_fpFluxMeanErr"] = weight**-0.5
+        return versions
 
 
 def _store(apdb: ApdbSql, visit: _Visit, touched: Table | None, log: dict[int, LoggedVisit]) -> LoggedVisit:
@@ -305,21 +357,28 @@ def _without_position(dia_source: Table) -> NDArray[np.bool_]:
 
 
 def _check_ids(dia_source: Table, dia_object: Table, dia_forced_source: Sequence[Table]) -> None:
-    missing = sorted(set(NEEDED) - set(dia_source.colnames))
-    if missing:
-        raise BadInput(
-            f"the sources lack {', '.join(missing)}",
-            hint="give the sources that `associate` returned",
-            missing=missing,
-        )
+    forced = [table for table in dia_forced_source if len(table)]
+    for what, table, needed in (
+        ("sources", dia_source, NEEDED),
+        *(("forced sources", table, NEEDED_OF_FORCED) for table in forced),
+    ):
+        missing = sorted(set(needed) - set(table.colnames))
+        if missing:
+            raise BadInput(
+                f"the {what} lack {', '.join(missing)}",
+                hint="give the tables that association and forced photometry returned",
+                missing=missing,
+            )
+    homeless = sum(int((np.asarray(table["diaObjectId"]) <= 0).sum()) for table in forced)
+    if homeless:
+        raise BadInput(f"{homeless} forced sources belong to no object", rows=homeless)
     if np.unique(dia_source["diaSourceId"]).size != len(dia_source):
         raise BadInput("some diaSourceIds occur more than once", hint="was one table given twice?")
     if not np.isfinite(floats(dia_source, "midpointMjdTai")).all():
         raise BadInput("some sources have no finite midpointMjdTai, which the database needs")
     _without_position(dia_source)
     known = np.asarray(dia_object["diaObjectId"], dtype=np.int64) if len(dia_object) else np.empty(0, np.int64)
-    tables = [table for table in (dia_source, *dia_forced_source) if len(table)]
-    used = np.unique(np.concatenate([np.asarray(t["diaObjectId"], np.int64) for t in tables] or [known]))
+    used = np.unique(np.concatenate([np.asarray(t["diaObjectId"], np.int64) for t in (dia_source, *forced)]))
     strange = np.setdiff1d(used[used > 0], known)
     if strange.size:
         raise BadInput(
@@ -330,5 +389,7 @@ def _check_ids(dia_source: Table, dia_object: Table, dia_forced_source: Sequence
 
 
 def _no_forced() -> Table:
-    names = ("diaForcedSourceId", "diaObjectId", "ra", "dec", "visit", "detector", "midpointMjdTai")
-    return Table(names=names, dtype=[float if name in ("ra", "dec", "midpointMjdTai") else int for name in names])
+    whole = ("diaForcedSourceId", "diaObjectId", "visit", "detector")
+    real = ("ra", "dec", "midpointMjdTai", "psfFlux", "psfFluxErr")
+    kinds = [*(int for _ in whole), *(float for _ in real), "U1"]
+    return Table(names=(*whole, *real, "band"), dtype=kinds)
