@@ -25,6 +25,7 @@ from nightlab.data.repository import input_collections, make_repository, open_re
 from nightlab.errors import BadInput, MissingData
 from nightlab.images.skymap import SkyMap, TractGrid
 from nightlab.images.wcs import fits_header, radec_to_pixel, tan_projection
+from nightlab.simulate import simulate
 
 CELL = 128  # pixels; a cell of constant PSF
 PATCH_MAX = 1024  # pixels
@@ -82,7 +83,7 @@ def prepare(entry: str, root: str | Path, *, survey: str | Path | None = None) -
         Folder of the repository; made when absent.
     survey
         Folder of the files, where the entry does not know it by itself; for ``simulated`` a folder that
-        `nightlab.simulate` filled, ``<root>/survey`` when absent.
+        `nightlab.simulate.simulate` filled. When absent, the small survey is simulated into ``<root>/survey``.
 
     Returns
     -------
@@ -129,8 +130,9 @@ def prepared_in(root: str | Path) -> Prepared:
 
 def _read_marker(path: Path) -> Prepared | None:
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
-        return Prepared(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        values: Any = json.loads(path.read_text())
+        lists: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return Prepared(**lists)
     except (FileNotFoundError, json.JSONDecodeError, TypeError, AttributeError):
         # absent, cut short or of another version: prepare again, which changes nothing that is right
         return None
@@ -249,13 +251,16 @@ def _lsst_shard(data: fits.FITS_rec) -> Table:
 
 def _prepare_simulated(root: Path, survey: Path | None) -> Prepared:
     files = root / "survey" if survey is None else survey
+    # the reference catalogue is among the last files of a survey: without it the survey is not complete
+    if not (files / "reference.parquet").is_file():
+        if survey is not None:
+            raise MissingData(
+                f"{files} holds no complete simulated survey (no reference.parquet)",
+                hint="make one with nightlab.simulate.simulate",
+                path=str(files),
+            )
+        simulate(files)
     raws = sorted((files / "raw").glob("*.fits"))
-    if not raws:
-        raise MissingData(
-            f"{files} holds no simulated survey (no raw/*.fits)",
-            hint="make one with nightlab.simulate.simulate",
-            path=str(files),
-        )
     simcam = instrument_named("SimCam")
     records = [simcam.read_record(path) for path in raws]
     butler = make_repository(root, "SimCam")

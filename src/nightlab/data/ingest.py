@@ -32,9 +32,8 @@ from nightlab.data.repository import (
     REFERENCES,
     SKY_MAPS,
     calib_collection,
-    folder_of,
+    changing,
     raw_collection,
-    writing,
 )
 from nightlab.errors import BadInput
 from nightlab.images.skymap import SkyMap, TractGrid
@@ -89,7 +88,7 @@ def ingest(butler: Butler, instrument: str, paths: Iterable[str | Path]) -> list
     new = [records[key] for key in sorted(records) if key not in registered]
     if not new:
         return []
-    with writing(folder_of(butler)), butler.transaction():
+    with changing(butler), butler.transaction():
         for visit in sorted({record.visit for record, _ in new}):
             _insert_exposure(butler, instrument, [record for record, _ in new if record.visit == visit])
         datasets = []
@@ -224,7 +223,7 @@ def certify(
     label = "always" if validity is None else f"{validity[0]:.5f}-{validity[1]:.5f}"
     run = f"{calib_collection(instrument)}/{kind}/{label}"
     count = 0
-    with writing(folder_of(butler)):
+    with changing(butler):
         butler.collections.register(run, CollectionType.RUN)
         for data_id, image in images:
             full = {"instrument": instrument} | data_id
@@ -271,7 +270,7 @@ def ingest_reference(butler: Butler, table: Table, name: str) -> int:
         whole["epoch"] = np.full(len(whole), float(whole.meta["epoch"])) * u.d
     shards = htm_index(ra, dec)
     count = 0
-    with writing(folder_of(butler)):
+    with changing(butler):
         stored = {
             ref.dataId["htm7"]
             for ref in butler.query_datasets("reference", collections=REFERENCES, limit=None, explain=False)
@@ -332,7 +331,7 @@ def write_sky_map(butler: Butler, sky_map: SkyMap) -> bool:
                 raise BadInput(f"another sky map is called {sky_map.name!r}", hint="choose another name")
             return False
     counts = [tract.n_patches for tract in sky_map.tracts]
-    with writing(folder_of(butler)), butler.transaction():
+    with changing(butler), butler.transaction():
         butler.registry.syncDimensionData(
             "skymap",
             {

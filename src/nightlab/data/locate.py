@@ -33,7 +33,7 @@ def data_set(name: str) -> Path:
         When none of the three exists; the message names them all.
     """
     folder = ALIASES.get(name, name)
-    if not folder or Path(folder).name != folder:
+    if folder in ("", ".", "..") or Path(folder).name != folder:
         raise MissingData(f"{name!r} is not the name of a data set", hint="names are plain folder names", name=name)
     places = _places(folder)
     for place in places:

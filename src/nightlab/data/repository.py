@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
+from lsst.daf.butler.registry.interfaces import ReadOnlyDatabaseError
 from sqlalchemy.exc import OperationalError
 
 from nightlab.data.instruments import instrument as instrument_named
@@ -137,13 +138,27 @@ def writing(root: str | Path) -> Iterator[None]:
     """Turn the ways in which a write can fail into `WriteFailed`, naming the place."""
     try:
         yield
-    except (PermissionError, OperationalError) as error:
+    except (PermissionError, OperationalError, ReadOnlyDatabaseError) as error:
         raise _write_failed(root, error) from error
     except OSError as error:
         # ours stay what they are; so does a missing input file
         if error.errno is None or isinstance(error, FileNotFoundError):
             raise
         raise _write_failed(root, error) from error
+
+
+@contextmanager
+def changing(butler: Butler) -> Iterator[None]:
+    """Do as `writing`, for an open repository; one that was opened for reading only is refused at once."""
+    root = folder_of(butler)
+    if not butler.isWriteable():
+        raise WriteFailed(
+            f"the repository {root} was opened for reading only",
+            hint="open it with open_repository(root, writeable=True)",
+            path=str(root),
+        )
+    with writing(root):
+        yield
 
 
 def _write_failed(root: str | Path, error: Exception) -> WriteFailed:
@@ -157,7 +172,7 @@ def _write_failed(root: str | Path, error: Exception) -> WriteFailed:
 def register_instrument(butler: Butler, name: str) -> None:
     """Register an instrument with its detectors, filters and its one-to-one visit system; again is a no-op."""
     instrument = instrument_named(name)
-    with butler.transaction():
+    with changing(butler), butler.transaction():
         butler.registry.syncDimensionData(
             "instrument",
             {
@@ -197,8 +212,9 @@ def register_instrument(butler: Butler, name: str) -> None:
             {"instrument": instrument.name, "id": ONE_TO_ONE, "name": "one-to-one"},
             skip_existing=True,
         )
-    butler.collections.register(raw_collection(name), CollectionType.RUN)
-    butler.collections.register(calib_collection(name), CollectionType.CALIBRATION)
+    with changing(butler):
+        butler.collections.register(raw_collection(name), CollectionType.RUN)
+        butler.collections.register(calib_collection(name), CollectionType.CALIBRATION)
 
 
 def raw_collection(instrument: str) -> str:

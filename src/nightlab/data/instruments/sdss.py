@@ -172,7 +172,8 @@ def read_raw(path: str | Path) -> VisitImage:
     VisitImage
         In adu, sky included; with mask, variance, PSF and the published astrometry. Its `metadata` carries
         ``zeroPoint`` (magnitude of 1 adu in this exposure), ``zeroPointErr``, ``gain`` [electron/adu],
-        ``darkVariance`` [adu^2] and ``saturation`` [adu].
+        ``darkVariance`` [adu^2] and ``saturation`` [adu]. SDSS has interpolated over saturated pixels and bleed
+        trails: they are flagged, and far below the saturation level.
 
     Raises
     ------
