@@ -175,12 +175,17 @@ def test_night_by_night_gives_the_same_as_all_at_once(tmp_path):
 
 
 def test_forced_sources_of_objects_found_later_are_added(tmp_path):
-    sources, objects, forced = _night((1, 60000.0), (2, 60001.0))
-    fill_apdb(sources, objects, [forced[0][:1], forced[1]], _config(tmp_path))
+    one, two = 90_000_000_001, 90_000_000_002  # ids beyond 2^53, which a float would round
+    sources, objects, forced = _night((one, 60000.0), (two, 60001.0))
+    fill_apdb(sources, objects, [_forced(one, 60000.0, objects[2:3]), forced[1]], _config(tmp_path))
     log = fill_apdb(sources, objects, forced, _config(tmp_path)).apdb_log
     assert log["status"].tolist() == ["amended", "present"]
     assert log["nDiaForcedSources"].tolist() == [N, N]
-    assert len(_rows(tmp_path, "DiaForcedSource")) == 2 * N
+    rows = [row._mapping for row in _rows(tmp_path, "DiaForcedSource")]
+    ids = sorted(row["diaForcedSourceId"] for row in rows if row["visit"] == one)
+    assert ids == [one * 100_000_000 + k for k in range(N)]
+    assert len(rows) == 2 * N
+    assert read_objects(open_apdb(tmp_path / "apdb"))["diaObjectId"].tolist() == objects["diaObjectId"].tolist()
     assert fill_apdb(sources, objects, forced, _config(tmp_path)).apdb_log["status"].tolist() == ["present"] * 2
 
 

@@ -47,6 +47,8 @@ class ApdbConfig(Config):
     uri: str = Field(default="", description="folder of a SQLite database, or an SQLAlchemy URL; made when absent")
     extra_columns: tuple[str, ...] = Field(
         default=(
+            "dipoleNegativeFlux",
+            "dipolePositiveFlux",
             "pixelFlags_highVariance",
             "pixelFlags_saturatedTemplate",
             "psfFlux_flag",
@@ -58,9 +60,6 @@ class ApdbConfig(Config):
     time_processed: float | None = Field(
         default=None, description="time of processing to write, TAI MJD [d]; the clock when absent"
     )
-
-
-DEFAULTS = ApdbConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ def fill_apdb(
     dia_source: Table,
     dia_object: Table,
     dia_forced_source: Sequence[Table] = (),
-    config: ApdbConfig = DEFAULTS,
+    config: ApdbConfig = ApdbConfig(),
 ) -> ApdbFill:
     """Store visits that the database does not have yet.
 
@@ -203,13 +202,19 @@ def _store(apdb: ApdbSql, visit: _Visit, touched: Table | None, log: dict[int, L
 
 def _amend(apdb: ApdbSql, visit: _Visit) -> LoggedVisit:
     """Add the forced sources that a stored visit does not have yet."""
-    table = sql_table(apdb, ApdbTables.DiaForcedSource, "visit", *FORCED_KEYS)
-    query = sqlalchemy.select(table.c.diaObjectId, table.c.detector).where(table.c.visit == visit.visit)
+    names = [*FORCED_KEYS, "diaForcedSourceId"]
+    table = sql_table(apdb, ApdbTables.DiaForcedSource, "visit", *names)
+    query = sqlalchemy.select(*(table.c[name] for name in names)).where(table.c.visit == visit.visit)
     with guarded(f"adding forced sources to visit {visit.visit}"):
         with engine_of(apdb).begin() as connection:
-            known = {tuple(row) for row in connection.execute(query)}
+            found = pandas.DataFrame(connection.execute(query).all(), columns=names).astype(np.int64)
+        known = set(zip(*(found[name].tolist() for name in FORCED_KEYS), strict=True))
         keys = zip(*(visit.forced[name].tolist() for name in FORCED_KEYS), strict=True)
         missing = visit.forced[[key not in known for key in keys]].reset_index(drop=True)
+        # numbers were given out before there were these objects: go on behind the last one of each image
+        for detector, last in found.groupby("detector")["diaForcedSourceId"].max().items():
+            here = np.flatnonzero(missing["detector"] == detector)
+            missing.loc[here, "diaForcedSourceId"] = last + 1 + np.arange(here.size)
         if len(missing):
             time = Time(visit.midpoint, format="mjd", scale="tai")
             apdb.store(time, _no_objects(), None, missing)

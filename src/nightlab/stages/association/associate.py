@@ -73,9 +73,6 @@ class AssociateConfig(Config):
     )
 
 
-DEFAULTS = AssociateConfig()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Association:
     """What association makes.
@@ -103,7 +100,7 @@ class _Links:
     n_detectors_refused: int
 
 
-def associate(dia_source_unassociated: Sequence[Table], config: AssociateConfig = DEFAULTS) -> Association:
+def associate(dia_source_unassociated: Sequence[Table], config: AssociateConfig = AssociateConfig()) -> Association:
     """Link the sources of many detector images to objects.
 
     Detector images are taken in the order (time, visit, detector). The sources of each are matched to the objects
@@ -150,7 +147,7 @@ def assign(
     source_errors: Floats,
     objects: Floats,
     object_errors: Floats,
-    config: AssociateConfig = DEFAULTS,
+    config: AssociateConfig = AssociateConfig(),
 ) -> Ints:
     """Match the sources of one image to objects, one to one, by maximum likelihood.
 

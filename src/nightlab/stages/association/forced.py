@@ -54,9 +54,6 @@ class ForcedConfig(Config):
     )
 
 
-DEFAULTS = ForcedConfig()
-
-
 @dataclass(frozen=True, kw_only=True)
 class ForcedPhotometry:
     """What forced photometry makes.
@@ -80,7 +77,7 @@ def force_photometry(
     difference_image: DifferenceImage,
     visit_image: VisitImage,
     dia_object: Table,
-    config: ForcedConfig = DEFAULTS,
+    config: ForcedConfig = ForcedConfig(),
 ) -> ForcedPhotometry:
     """Measure PSF fluxes at the positions of known objects.
 
