@@ -196,7 +196,11 @@ def _moved(
     mask = np.zeros((*shape, bits.shape[2]), np.uint8)
     if rows.stop > rows.start and columns.stop > columns.start:
         source = np.s_[rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
-        image[rows, columns], noise[rows, columns], mask[rows, columns] = pixels[source], variance[source], bits[source]
+        image[rows, columns], noise[rows, columns], mask[rows, columns] = (
+            pixels[source],
+            variance[source],
+            bits[source],
+        )
     lost = ~np.isfinite(image)
     noise[lost] = np.nan
     return image, noise, mask, lost

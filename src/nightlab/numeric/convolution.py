@@ -1,7 +1,7 @@
 """Convolution of whole images with kernels that vary over them.
 
-A kernel whose pixels are low-order Chebyshev polynomials of position needs one Fourier convolution per polynomial term,
-whatever the number of basis functions it was fitted with.
+A kernel whose pixels are low-order Chebyshev polynomials of position needs one Fourier convolution per polynomial
+term, whatever the number of basis functions it was fitted with.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def chebyshev_surface(coefficients: Floats, order: int, shape: tuple[int, int]) 
     return surface
 
 
-def _unit(pixel: Floats, size: int) -> Floats:
+def _unit(pixel: npt.NDArray, size: int) -> Floats:
     return (pixel - 0.5 * (size - 1)) * 2.0 / size
 
 

@@ -1,14 +1,14 @@
 """The kernel that matches one image to another: basis functions and the linear fit.
 
-Alard & Lupton (1998, ApJ 503, 325) with the spatial variation of Alard (2000, A&AS 144, 363): the target is modelled as
-the reference convolved with a sum of Gaussians times polynomials whose amplitudes are Chebyshev polynomials of position,
-plus a differential background. The first basis function sums to 1 and does not vary, all others sum to 0: the kernel sum
-is one number for the whole image.
+Alard & Lupton (1998, ApJ 503, 325) with the spatial variation of Alard (2000, A&AS 144, 363): the target is modelled
+as the reference convolved with a sum of Gaussians times polynomials whose amplitudes are Chebyshev polynomials of
+position, plus a differential background. The first basis function sums to 1 and does not vary, all others sum to 0:
+the kernel sum is one number for the whole image.
 
 Every star may besides move and change a little on its own: its shift and its flux are nuisance parameters with a
 Gaussian prior, integrated out of its normal equations. Proper motions and variables then cost weight, not accuracy.
-The reference has noise too, which in ordinary least squares pulls the kernel sum down (errors in variables); its expected
-share of the normal matrix is subtracted.
+The reference has noise too, which in ordinary least squares pulls the kernel sum down (errors in variables); its
+expected share of the normal matrix is subtracted.
 """
 
 from __future__ import annotations
@@ -155,6 +155,41 @@ class KernelFit:
         return chebyshev_surface(self.background, self.background_order, self.kernel.shape)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitRules:
+    """How a matching kernel is fitted.
+
+    Attributes
+    ----------
+    order, background_order
+        Chebyshev degrees of the kernel's and the background's variation.
+    stamp_half_width
+        Half width of the pixels used around each star.
+    error_floor
+        Model error as a fraction of the star's light, added to the noise.
+    shift_prior, flux_prior
+        Scatter of the stars' own shifts [pixel] and relative fluxes.
+    rounds
+        Rounds of rejection.
+    max_chi, clip
+        A star goes when its rms over its noise passes `max_chi` and `clip` robust standard deviations of all stars,
+        or its own flux passes `clip` standard deviations.
+    min_stars
+        Fewest stars a solution may rest on.
+    """
+
+    order: int = 1
+    background_order: int = 1
+    stamp_half_width: int = 15
+    error_floor: float = 0.01
+    shift_prior: float = 0.05
+    flux_prior: float = 0.03
+    rounds: int = 3
+    max_chi: float = 1.5
+    clip: float = 3.0
+    min_stars: int = 3
+
+
 def fit_matching_kernel(
     reference: Floats,
     target: Floats,
@@ -166,16 +201,7 @@ def fit_matching_kernel(
     *,
     reference_variance: Floats | None = None,
     reference_autocorrelation: Floats | None = None,
-    order: int = 1,
-    background_order: int = 1,
-    stamp_half_width: int = 15,
-    error_floor: float = 0.01,
-    shift_prior: float = 0.05,
-    flux_prior: float = 0.03,
-    rounds: int = 3,
-    max_chi: float = 1.5,
-    clip: float = 3.0,
-    min_stars: int = 3,
+    rules: FitRules = FitRules(),
 ) -> KernelFit:
     """Fit the kernel that turns `reference` into `target`.
 
@@ -195,21 +221,8 @@ def fit_matching_kernel(
         (ny, nx) variance of `reference`, to be rid of the bias from its noise; None counts it noiseless.
     reference_autocorrelation
         (2L+1, 2L+1) autocorrelation of that noise, 1 at lag 0; None for white.
-    order, background_order
-        Chebyshev degrees of the kernel's and the background's variation.
-    stamp_half_width
-        Half width of the pixels used around each star.
-    error_floor
-        Model error as a fraction of the star's light, added to the noise.
-    shift_prior, flux_prior
-        Scatter of the stars' own shifts [pixel] and relative fluxes.
-    rounds
-        Rounds of rejection.
-    max_chi, clip
-        A star goes when its rms over its noise passes `max_chi` and `clip` robust standard deviations of all stars,
-        or its own flux passes `clip` standard deviations.
-    min_stars
-        Fewest stars a solution may rest on.
+    rules
+        Degrees, priors and limits.
 
     Raises
     ------
@@ -217,112 +230,103 @@ def fit_matching_kernel(
         Fewer than `min_stars` usable stars, before or after rejection.
     """
     shape = (reference.shape[0], reference.shape[1])
-    gram, n_pixels, usable = _grams(
-        reference, target, variance, good, x, y, basis, stamp_half_width, error_floor, (shift_prior, flux_prior),
-        np.zeros_like(variance) if reference_variance is None else reference_variance,
-        _noise_products(basis, reference_autocorrelation, (shift_prior, flux_prior)),
+    own = np.zeros_like(variance) if reference_variance is None else reference_variance
+    full, n_pixels, usable = _grams(
+        (reference, target, variance, own), good, x, y, basis, reference_autocorrelation, rules
     )
     n_model = len(basis) + 1
-    full = gram
     priors = np.eye(3) + full[:, n_model : n_model + 3, n_model : n_model + 3]
     keep = np.r_[np.arange(n_model), n_model + 3]
     cross = full[:, n_model : n_model + 3][:, :, keep]
     reduced = full[:, keep][:, :, keep] - np.einsum("nai,nab,nbj->nij", cross, np.linalg.inv(priors), cross)
-    design = _expansion(x, y, len(basis), order, background_order, shape)
+    design = _expansion(x, y, len(basis), rules.order, rules.background_order, shape)
     used = usable.copy()
-    for turn in range(rounds + 1):
-        if used.sum() < min_stars:
+    for turn in range(rules.rounds + 1):
+        if used.sum() < rules.min_stars:
             raise TooFewStars(
-                f"{int(used.sum())} of {len(x)} stars can be used for the matching kernel; it needs {min_stars}",
+                f"{int(used.sum())} of {len(x)} stars can be used for the matching kernel; it needs {rules.min_stars}",
                 hint="lower the S/N limit of the kernel stars, or give an image with more stars",
                 found=int(used.sum()),
-                needed=min_stars,
+                needed=rules.min_stars,
             )
         solution, condition = _solve(reduced[used], design[used])
-        amplitudes = design @ solution
-        chi, nuisance, nuisance_error = _residuals(full, reduced, priors, amplitudes, n_pixels, n_model)
-        if turn == rounds:
-            break
-        kept = usable & _accept(chi, nuisance[:, 2], used, max_chi, clip)
-        if kept.sum() < min_stars or np.array_equal(kept, used):
+        chi, nuisance, errors = _residuals(full, reduced, priors, design @ solution, n_pixels, n_model)
+        kept = usable & _accept(chi, nuisance[:, 2], used, rules.max_chi, rules.clip)
+        if turn == rules.rounds or kept.sum() < rules.min_stars or np.array_equal(kept, used):
             break
         used = kept
-    images = _combined(solution, basis, order)
-    n_background = len(chebyshev_powers(background_order))
     return KernelFit(
-        kernel=SpatialKernel(images=images, order=order, shape=shape),
-        background=solution[-n_background:],
-        background_order=background_order,
+        kernel=SpatialKernel(images=_combined(solution, basis, rules.order), order=rules.order, shape=shape),
+        background=solution[-len(chebyshev_powers(rules.background_order)) :],
+        background_order=rules.background_order,
         used=used,
         chi=chi,
-        amplitude=nuisance[:, 2] * flux_prior,
-        amplitude_error=nuisance_error[:, 2] * flux_prior,
-        shift=nuisance[:, :2] * shift_prior,
+        amplitude=nuisance[:, 2] * rules.flux_prior,
+        amplitude_error=errors[:, 2] * rules.flux_prior,
+        shift=nuisance[:, :2] * rules.shift_prior,
         condition=condition,
     )
 
 
 def _grams(
-    reference: Floats,
-    target: Floats,
-    variance: Floats,
+    images: tuple[Floats, Floats, Floats, Floats],
     good: Bools,
     x: Floats,
     y: Floats,
     basis: Floats,
-    half: int,
-    error_floor: float,
-    priors: tuple[float, float],
-    reference_variance: Floats,
-    noise_products: Floats,
+    autocorrelation: Floats | None,
+    rules: FitRules,
 ) -> tuple[Floats, Floats, Bools]:
     """Weighted inner products of every star's model images, nuisance images and data.
 
-    Returns (n, q + 5, q + 5) over [basis..., constant, d/dx, d/dy, flux, data], (n,) pixels and (n,) usable.
+    `images` are reference, target, variance and the reference's own variance. Returns (n, q + 5, q + 5) over
+    [basis..., constant, d/dx, d/dy, flux, data], (n,) pixels and (n,) usable.
     """
-    width = basis.shape[1] // 2
+    reference, target, variance, own_variance = images
+    half, width = rules.stamp_half_width, basis.shape[1] // 2
+    priors = (rules.shift_prior, rules.flux_prior)
     ny, nx = reference.shape
     cx, cy = np.rint(x).astype(int), np.rint(y).astype(int)
-    inside = (cx >= half + width) & (cx < nx - half - width) & (cy >= half + width) & (cy < ny - half - width)
+    reach = half + width
+    inside = (cx >= reach) & (cx < nx - reach) & (cy >= reach) & (cy < ny - reach)
     cx, cy = np.where(inside, cx, nx // 2), np.where(inside, cy, ny // 2)
-    reach = np.arange(-half - width, half + width + 1)
-    wide = (cy[:, None, None] + reach[None, :, None], cx[:, None, None] + reach[None, None, :])
-    near = np.arange(-half, half + 1)
-    tight = (cy[:, None, None] + near[None, :, None], cx[:, None, None] + near[None, None, :])
-    n, size = len(x), len(near)
-    padded = (scipy.fft.next_fast_len(len(reach), real=True),) * 2
+    wide, tight = _window(cx, cy, reach, (ny, nx)), _window(cx, cy, half, (ny, nx))
+    n, size = len(x), 2 * half + 1
+    padded = (scipy.fft.next_fast_len(2 * reach + 1, real=True),) * 2
     transfer = scipy.fft.rfft2(basis, padded)
-    gram = np.zeros((n, len(basis) + 5, len(basis) + 5))
-    n_pixels = np.zeros(n)
+    noise_products = _noise_products(basis, autocorrelation, priors)
+    gram, n_pixels = np.zeros((n, len(basis) + 5, len(basis) + 5)), np.zeros(n)
     chunk = 32  # bounds the memory to some tens of MB
     for start in range(0, n, chunk):
         part = slice(start, min(start + chunk, n))
+        here = (tight[0][part], tight[1][part])
         stamps = scipy.fft.rfft2(reference[wide[0][part], wide[1][part]], padded)
         models = scipy.fft.irfft2(stamps[:, None] * transfer[None], padded)
         models = models[:, :, 2 * width : 2 * width + size, 2 * width : 2 * width + size]
         first = models[:, 0]
         dy, dx = np.gradient(first, axis=(1, 2))
-        rows = np.concatenate(
-            [
-                models,
-                np.ones_like(models[:, :1]),
-                -priors[0] * dx[:, None],
-                -priors[0] * dy[:, None],
-                priors[1] * first[:, None],
-                target[tight[0][part], tight[1][part]][:, None],
-            ],
-            axis=1,
-        ).reshape(len(models), len(basis) + 5, size * size)
-        noise = variance[tight[0][part], tight[1][part]] + (error_floor * first) ** 2
-        valid = good[tight[0][part], tight[1][part]] & (noise > 0)
+        extra = [np.ones_like(first), -priors[0] * dx, -priors[0] * dy, priors[1] * first, target[here]]
+        rows = np.concatenate([models, np.stack(extra, axis=1)], axis=1).reshape(len(models), len(basis) + 5, -1)
+        noise = variance[here] + (rules.error_floor * first) ** 2
+        valid = good[here] & (noise > 0)
         weight = np.where(valid, 1.0 / np.where(valid, noise, 1.0), 0.0).reshape(len(models), -1)
-        own = reference_variance[tight[0][part], tight[1][part]].reshape(len(models), -1)
         gram[part] = np.matmul(rows * weight[:, None, :], rows.transpose(0, 2, 1))
+        own = own_variance[here].reshape(len(models), -1)
         gram[part] -= (weight * own).sum(axis=1)[:, None, None] * noise_products
         n_pixels[part] = valid.sum(axis=(1, 2))
-    core = good[cy[:, None, None] + np.arange(-2, 3)[None, :, None], cx[:, None, None] + np.arange(-2, 3)[None, None]]
-    usable = inside & core.all(axis=(1, 2)) & (n_pixels > 0.7 * size * size)
+    core = good[_window(cx, cy, 2, (ny, nx))].all(axis=(1, 2))
+    usable = inside & core & (n_pixels > 0.7 * size * size)
     return gram, n_pixels, usable
+
+
+def _window(
+    cx: npt.NDArray[np.intp], cy: npt.NDArray[np.intp], half: int, shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Indices of the (n, 2h+1, 2h+1) pixels around places; those of an image too small for them repeat its edge."""
+    reach = np.arange(-half, half + 1)
+    rows = np.clip(cy[:, None, None] + reach[None, :, None], 0, shape[0] - 1)
+    columns = np.clip(cx[:, None, None] + reach[None, None, :], 0, shape[1] - 1)
+    return rows, columns
 
 
 def _noise_products(basis: Floats, autocorrelation: Floats | None, priors: tuple[float, float]) -> Floats:
@@ -336,7 +340,7 @@ def _noise_products(basis: Floats, autocorrelation: Floats | None, priors: tuple
 
 
 def _expansion(x: Floats, y: Floats, q: int, order: int, background_order: int, shape: tuple[int, int]) -> Floats:
-    """(n, q + 1, n_unknowns): amplitudes of the basis images and of the constant at each star, linear in the unknowns."""
+    """(n, q + 1, n_unknowns): how the unknowns make every star's amplitudes of basis images and constant."""
     terms = chebyshev_terms(x, y, order, shape)
     sky = chebyshev_terms(x, y, background_order, shape)
     n, k = terms.shape

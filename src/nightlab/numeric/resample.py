@@ -109,7 +109,8 @@ def lanczos_table(order: int, phases: int = _PHASES) -> Floats:
     Returns
     -------
     ndarray
-        (phases + 1, 2 * order); row p is for the fraction p / phases beyond the pixel at index order - 1. Rows sum to 1.
+        (phases + 1, 2 * order); row p is for the fraction p / phases beyond the pixel at index order - 1.
+        Rows sum to 1.
     """
     fraction = np.arange(phases + 1)[:, None] / phases
     distance = np.arange(1 - order, order + 1)[None, :] - fraction
@@ -175,9 +176,7 @@ def resample(
 
 
 @nb.njit(cache=True, fastmath=False)
-def _resample(
-    image, variance, mask, nodes_x, nodes_y, area, step, table, out_image, out_variance, out_mask, no_data
-):  # type: ignore[no-untyped-def]
+def _resample(image, variance, mask, nodes_x, nodes_y, area, step, table, out_image, out_variance, out_mask, no_data):  # type: ignore[no-untyped-def]
     my, mx = image.shape
     ny, nx = out_image.shape
     gy, gx = nodes_x.shape
@@ -243,9 +242,10 @@ def noise_autocorrelation(
 ) -> Floats:
     """Pixel noise autocorrelation after resampling, averaged over the output grid.
 
-    The covariance of two output pixels is the sum over input pixels of the products of their weights (for input noise
-    that is itself correlated: with the autocorrelation in between). It depends on the sub-pixel phase, so it is averaged
-    over a fixed low-discrepancy sample of output pixels (the R2 sequence of Roberts 2018), each weighed by its variance.
+    The covariance of two output pixels is the sum over input pixels of the products of their weights (for input
+    noise that is itself correlated: with the autocorrelation in between). It depends on the sub-pixel phase, so it is
+    averaged over a fixed low-discrepancy sample of output pixels (the R2 sequence of Roberts 2018), each weighed by
+    its variance.
 
     Parameters
     ----------
@@ -289,8 +289,12 @@ def _extrapolated(pixel_map: PixelMap, x: Floats, y: Floats) -> tuple[Floats, Fl
     cx, cy = np.clip(x, 0, nx - 1), np.clip(y, 0, ny - 1)
     sx, sy = pixel_map.at(cx, cy)
     if nx > 1 and ny > 1:
-        dx = np.subtract(pixel_map.at(np.array([1.0]), np.array([0.0])), pixel_map.at(np.array([0.0]), np.array([0.0])))
-        dy = np.subtract(pixel_map.at(np.array([0.0]), np.array([1.0])), pixel_map.at(np.array([0.0]), np.array([0.0])))
+        dx = np.subtract(
+            pixel_map.at(np.array([1.0]), np.array([0.0])), pixel_map.at(np.array([0.0]), np.array([0.0]))
+        )
+        dy = np.subtract(
+            pixel_map.at(np.array([0.0]), np.array([1.0])), pixel_map.at(np.array([0.0]), np.array([0.0]))
+        )
         sx = sx + (x - cx) * dx[0] + (y - cy) * dy[0]
         sy = sy + (x - cx) * dx[1] + (y - cy) * dy[1]
     return sx, sy
@@ -351,7 +355,9 @@ def warp_stamps(stamps: Floats, jacobians: Floats, *, order: int = 5) -> Floats:
     ndarray
         (n, k, k), zero where the input does not reach, each normalised to sum 1.
     """
-    out = _warp_stamps(np.ascontiguousarray(stamps, float), np.ascontiguousarray(jacobians, float), lanczos_table(order))
+    out = _warp_stamps(
+        np.ascontiguousarray(stamps, float), np.ascontiguousarray(jacobians, float), lanczos_table(order)
+    )
     normalised: Floats = out / out.sum(axis=(1, 2), keepdims=True)
     return normalised
 

@@ -1,8 +1,9 @@
 """Noise spectra of resampled, convolved and subtracted images, and the filter that makes a difference white again.
 
-Reiss & Lupton (2016, DMTN-021): the noise of S - K T has the spectrum s2 + |k|^2 t2; dividing its Fourier transform by the
-square root makes it white. Here every contribution also carries the spectrum its own noise had before, so a template
-that was resampled (and is not white) still leaves a white difference. Zero frequency is left alone: fluxes are kept.
+Reiss & Lupton (2016, DMTN-021): the noise of S - K T has the spectrum s2 + |k|^2 t2; dividing its Fourier transform
+by the square root makes it white. Here every contribution also carries the spectrum its own noise had before, so a
+template that was resampled (and is not white) still leaves a white difference. Zero frequency is left alone: fluxes
+are kept.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def noise_spectrum(contributions: Sequence[Noise], n: int) -> Floats:
     """
     power = np.zeros((n, n))
     for part in contributions:
-        response = np.full((n, n), 1.0) if part.kernel is None else np.abs(scipy.fft.fft2(_framed(part.kernel, n))) ** 2
+        response = (
+            np.full((n, n), 1.0) if part.kernel is None else np.abs(scipy.fft.fft2(_framed(part.kernel, n))) ** 2
+        )
         if part.autocorrelation is not None:
             response *= _spectrum(part.autocorrelation, n)
         power += part.variance * response

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.ndimage as ndi
 import sep
 from astropy import units as u
 from astropy.table import Table
@@ -31,12 +30,12 @@ from nightlab.stages.differencing.measure import (
     sharper_than_psf,
 )
 from nightlab.stages.differencing.peaks import Peaks, find_peaks, group_peaks, significance, streaks
-from nightlab.stages.differencing.subtract import UNUSABLE, blank_sky
+from nightlab.stages.differencing.subtract import UNUSABLE, blank_sky, grown
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
@@ -68,19 +67,29 @@ CENTRE_FLAGS = {"pixelFlags_saturatedCenter": ("SATURATED",), "pixelFlags_interp
 
 
 class DetectConfig(Config):
-    """Detection and measurement of DIASources."""
+    """Knobs of the detection and measurement of DIASources."""
 
-    threshold: float = Field(5.0, gt=0, description="Detection threshold, both signs [sigma].")
-    background: int = Field(64, ge=0, description="Mesh of the local background taken off first; 0: none [pixel].")
-    grow: int = Field(2, ge=1, description="How far footprints grow before they merge [pixel].")
-    separation: float = Field(2.0, gt=0, description="Peaks of one footprint closer than this are one source [FWHM].")
-    dipole_separation: float = Field(2.5, gt=0, description="Largest distance of the lobes of a dipole [FWHM].")
-    dipole_ratio: float = Field(0.35 / 0.65, gt=0, le=1, description="Weaker lobe over stronger, at least.")
-    dipole_snr: float = Field(5.0 * 2**0.5, gt=0, description="Least combined significance of a dipole [sigma].")
-    dipole_weight: float = Field(0.5, ge=0, description="Weight of the images before subtraction in dipole fits.")
-    stamp_half_width: int = Field(12, ge=7, description="Half width of the measured pixels [pixel].")
-    aperture: float = Field(6.0, gt=0, description="Radius of the aperture flux [pixel].")
-    streak_length: float = Field(40.0, gt=0, description="Shortest trail [pixel].")
+    threshold: float = Field(default=5.0, gt=0, description="Detection threshold, both signs [sigma].")
+    background: int = Field(
+        default=64, ge=0, description="Mesh of the local background taken off first; 0: none [pixel]."
+    )
+    grow: int = Field(default=2, ge=1, description="How far footprints grow before they merge [pixel].")
+    separation: float = Field(
+        default=2.0, gt=0, description="Peaks of one footprint closer than this are one source [FWHM]."
+    )
+    dipole_separation: float = Field(
+        default=2.5, gt=0, description="Largest distance of the lobes of a dipole [FWHM]."
+    )
+    dipole_ratio: float = Field(default=0.35 / 0.65, gt=0, le=1, description="Weaker lobe over stronger, at least.")
+    dipole_snr: float = Field(
+        default=5.0 * 2**0.5, gt=0, description="Least combined significance of a dipole [sigma]."
+    )
+    dipole_weight: float = Field(
+        default=0.5, ge=0, description="Weight of the images before subtraction in dipole fits."
+    )
+    stamp_half_width: int = Field(default=12, ge=7, description="Half width of the measured pixels [pixel].")
+    aperture: float = Field(default=6.0, gt=0, description="Radius of the aperture flux [pixel].")
+    streak_length: float = Field(default=40.0, gt=0, description="Shortest trail [pixel].")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +183,7 @@ def _flattened(difference: DifferenceImage, variance: Floats, good: Bools, confi
     # strong residuals must not lift their own background
     noise = np.sqrt(np.where(good, variance, np.median(variance[good])))
     strong = np.abs(np.where(good, image, 0.0)) > 4 * noise
-    hidden = ~good | ndi.binary_dilation(strong | flagged(difference.mask, *UNUSABLE), iterations=3)
+    hidden = ~good | grown(strong | flagged(difference.mask, *UNUSABLE), 3)
     if hidden.mean() > 0.9:
         return image
     data = np.ascontiguousarray(np.where(good, image, 0.0), dtype=np.float32)
@@ -303,8 +312,9 @@ def _dipoles(
             (template.image.array, template.variance.array, template),
         )
     ]
-    start = (peaks.x[plus], peaks.y[plus], peaks.x[minus], peaks.y[minus])
-    return fit_dipoles(*stamps, start, weight=config.dipole_weight)
+    x, y = peaks.x.astype(float), peaks.y.astype(float)
+    start = (x[plus], y[plus], x[minus], y[minus])
+    return fit_dipoles(stamps[0], stamps[1], stamps[2], start, weight=config.dipole_weight)
 
 
 def _add_dipoles(table: Table, index: Ints, fit: DipoleFit | None, scale: float, flux: u.UnitBase) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nightlab.stages.differencing.measure import Plane
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,9 @@ def fit_dipoles(
         jacobian = np.concatenate([rows[0], rows[1]], axis=1)
         normal = jacobian @ jacobian.transpose(0, 2, 1)
         diagonal = np.einsum("nii->ni", normal)
-        damped = normal + np.eye(8) * (damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1)[:, None] + 1e-30)[:, None]
+        damped = (
+            normal + np.eye(8) * (damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1)[:, None] + 1e-30)[:, None]
+        )
         step = np.linalg.solve(damped, np.einsum("nap,np->na", jacobian, rows[2])[..., None])[..., 0]
         trial = p + step
         trial[:, :4] = np.clip(trial[:, :4], origin - limit, origin + limit)
@@ -92,7 +94,12 @@ def fit_dipoles(
         new_cost = (new[2] ** 2).sum(axis=1)
         better = new_cost <= cost
         p = np.where(better[:, None], trial, p)
-        rows = tuple(np.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(new, rows, strict=True))
+        pick = better[:, None, None]
+        rows = (
+            np.where(pick, new[0], rows[0]),
+            np.where(pick, new[1], rows[1]),
+            np.where(better[:, None], new[2], rows[2]),
+        )
         cost = np.where(better, new_cost, cost)
         damping = np.clip(np.where(better, damping * 0.3, damping * 10), 1e-9, 1e9)
     jacobian = np.concatenate([rows[0], rows[1]], axis=1)
@@ -115,8 +122,10 @@ def fit_dipoles(
     )
 
 
-def _rows(p: Floats, difference: Plane, science: Plane, template: Plane, weight: float) -> tuple[Floats, Floats, Floats]:
-    """Weighted derivatives by the four places and by the four linear terms, and residuals; pixels of all planes in a row."""
+def _rows(
+    p: Floats, difference: Plane, science: Plane, template: Plane, weight: float
+) -> tuple[Floats, Floats, Floats]:
+    """Weighted derivatives by the four places and by the four linear terms, and residuals, over the pixels of all."""
     n = len(p)
     x1, y1, x2, y2, f1, f2, sky_s, sky_t = p.T
     plus, minus = difference.slopes(x1, y1), difference.slopes(x2, y2)

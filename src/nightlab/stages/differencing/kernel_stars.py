@@ -28,16 +28,20 @@ _BAD_FLAGS = (
 
 
 class StarConfig(Config):
-    """Selection of kernel stars."""
+    """Knobs of the selection of the stars that the matching kernel is fitted to."""
 
-    min_snr: float = Field(20.0, gt=0, description="Faintest star [sigma of its PSF flux].")
-    max_extendedness: float = Field(0.5, description="Largest extendedness of what counts as a point [1].")
-    isolation: float = Field(12.0, ge=0, description="Distance within which an isolated star has no neighbour [pixel].")
-    per_cell: int = Field(6, ge=1, description="Most stars taken from one cell of the image, brightest first.")
-    cell: int = Field(256, ge=32, description="Side of those cells [pixel].")
-    preferred: int = Field(15, ge=1, description="With fewer isolated points than this, any clean source is taken.")
-    maximum: int = Field(250, ge=3, description="Most stars in all.")
-    minimum: int = Field(3, ge=1, description="Fewest stars the fit may rest on.")
+    min_snr: float = Field(default=20.0, gt=0, description="Faintest star [sigma of its PSF flux].")
+    max_extendedness: float = Field(default=0.5, description="Largest extendedness of what counts as a point [1].")
+    isolation: float = Field(
+        default=12.0, ge=0, description="Distance within which an isolated star has no neighbour [pixel]."
+    )
+    per_cell: int = Field(default=6, ge=1, description="Most stars taken from one cell of the image, brightest first.")
+    cell: int = Field(default=256, ge=32, description="Side of those cells [pixel].")
+    preferred: int = Field(
+        default=15, ge=1, description="With fewer isolated points than this, any clean source is taken."
+    )
+    maximum: int = Field(default=250, ge=3, description="Most stars in all.")
+    minimum: int = Field(default=3, ge=1, description="Fewest stars the fit may rest on.")
 
 
 def select_stars(source: Table, shape: tuple[int, int], config: StarConfig) -> tuple[Floats, Floats]:

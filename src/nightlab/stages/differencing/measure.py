@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nightlab.images.psf import psf_stamps, shift_stamps
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 

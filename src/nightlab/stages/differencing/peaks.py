@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nightlab.numeric.convolution import convolve
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
 
@@ -122,7 +122,9 @@ def group_peaks(x, y, score, label, radius, dipole_radius, min_ratio, min_score)
     return partner, keep
 
 
-def streaks(score: Floats, veto: Bools, *, threshold: float = 3.0, min_length: float = 40.0, max_width: float = 8.0) -> Bools:
+def streaks(
+    score: Floats, veto: Bools, *, threshold: float = 3.0, min_length: float = 40.0, max_width: float = 8.0
+) -> Bools:
     """Pixels of long thin features.
 
     Connected pixels beyond `threshold` (one sign at a time) whose second moments are those of a line at least

@@ -21,7 +21,7 @@ from nightlab.images.planes import DIFFERENCE_PLANES, flagged, new_mask
 from nightlab.images.psf import PolynomialPsf, psf_sigma, psf_stamps
 from nightlab.images.warp import read_correlation
 from nightlab.numeric.convolution import SpatialKernel, chebyshev_powers, convolve, convolve_stamps
-from nightlab.numeric.matching_kernel import KernelFit, fit_matching_kernel, gaussian_basis, scaled_basis
+from nightlab.numeric.matching_kernel import FitRules, KernelFit, fit_matching_kernel, gaussian_basis, scaled_basis
 from nightlab.numeric.spectra import (
     Noise,
     autocorrelation_sum,
@@ -55,7 +55,9 @@ METRICS = {
     "template_sigma": Metric("Width of the template PSF", unit="pix"),
     "difference_sigma": Metric("Width of the PSF of the difference", unit="pix"),
     "noise_ratio": Metric("Robust standard deviation over the expected one, away from sources", "", 1.0, "near", 0.05),
-    "noise_std_ratio": Metric("Plain rms over the expected one, away from sources, 5 sigma clipped", "", 1.0, "near", 0.05),
+    "noise_std_ratio": Metric(
+        "Plain rms over the expected one, away from sources, 5 sigma clipped", "", 1.0, "near", 0.05
+    ),
     "noise_correlation": Metric("Largest correlation at lags of 1 to 5 pixels", target=0.03, sense="lower"),
     "star_residual_ratio": Metric("Mean |difference| over mean |science| on kernel stars", target=0.2, sense="lower"),
     "star_residual_scatter": Metric("Scatter of that ratio among the stars", target=0.4, sense="lower"),
@@ -63,25 +65,33 @@ METRICS = {
 
 
 class SubtractConfig(Config):
-    """Image differencing."""
+    """Knobs of image differencing: kernel stars, kernel, background, whitening, PSF of the result."""
 
     convolve: Literal["auto", "template", "science"] = Field(
-        "auto", description="Which image is convolved; auto: the one of the narrower PSF."
+        default="auto", description="Which image is convolved; auto: the one of the narrower PSF."
     )
-    stars: StarConfig = Field(StarConfig(), description="Selection of kernel stars.")
-    kernel_order: int = Field(1, ge=0, le=4, description="Spatial degree of the kernel.")
-    background_order: int = Field(2, ge=0, le=6, description="Spatial degree of the differential background.")
-    degrees: tuple[int, ...] = Field((4, 2, 2), description="Polynomial degrees of the Gaussians, narrowest first.")
-    stamp_half_width: int = Field(15, ge=5, description="Half width of the pixels fitted around a star [pixel].")
-    error_floor: float = Field(0.01, ge=0, description="Model error as a fraction of a star's light.")
-    shift_prior: float = Field(0.05, gt=0, description="Scatter of the stars' own shifts [pixel].")
-    flux_prior: float = Field(0.03, gt=0, description="Relative scatter of the stars' own fluxes.")
-    rounds: int = Field(3, ge=0, description="Rounds of rejection of kernel stars.")
-    decorrelate: bool = Field(True, description="Make the noise of the difference white.")
-    whitening_half_width: int = Field(30, ge=5, le=60, description="Half width of the whitening filter [pixel].")
-    min_coverage: float = Field(0.1, ge=0, le=1, description="Least fraction of the image the template must cover.")
-    psf_order: int = Field(3, ge=0, le=4, description="Spatial degree of the PSF of the difference.")
-    psf_half_width: int = Field(20, ge=5, description="Half width of the PSF of the difference [pixel].")
+    stars: StarConfig = Field(default=StarConfig(), description="Selection of kernel stars.")
+    kernel_order: int = Field(default=1, ge=0, le=4, description="Spatial degree of the kernel.")
+    background_order: int = Field(default=2, ge=0, le=6, description="Spatial degree of the differential background.")
+    degrees: tuple[int, ...] = Field(
+        default=(4, 2, 2), description="Polynomial degrees of the Gaussians, narrowest first."
+    )
+    stamp_half_width: int = Field(
+        default=15, ge=5, description="Half width of the pixels fitted around a star [pixel]."
+    )
+    error_floor: float = Field(default=0.01, ge=0, description="Model error as a fraction of a star's light.")
+    shift_prior: float = Field(default=0.05, gt=0, description="Scatter of the stars' own shifts [pixel].")
+    flux_prior: float = Field(default=0.03, gt=0, description="Relative scatter of the stars' own fluxes.")
+    rounds: int = Field(default=3, ge=0, description="Rounds of rejection of kernel stars.")
+    decorrelate: bool = Field(default=True, description="Make the noise of the difference white.")
+    whitening_half_width: int = Field(
+        default=30, ge=5, le=60, description="Half width of the whitening filter [pixel]."
+    )
+    min_coverage: float = Field(
+        default=0.1, ge=0, le=1, description="Least fraction of the image the template must cover."
+    )
+    psf_order: int = Field(default=3, ge=0, le=4, description="Spatial degree of the PSF of the difference.")
+    psf_half_width: int = Field(default=20, ge=5, description="Half width of the PSF of the difference [pixel].")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +235,7 @@ def _pair(science: VisitImage, template: VisitImage) -> _Pair:
     has_s = np.isfinite(s) & np.isfinite(vs) & ~flagged(science.mask, "NO_DATA")
     has_t = np.isfinite(t) & np.isfinite(vt) & ~flagged(template.mask, "NO_DATA")
     bad = flagged(science.mask, *NOT_FIT) | ~has_s
-    bad_t = ndi.binary_dilation(flagged(template.mask, *NOT_FIT) | ~has_t, iterations=2)
+    bad_t = grown(flagged(template.mask, *NOT_FIT) | ~has_t, 2)
     return _Pair(
         science=np.where(has_s, s, 0.0).astype(float),
         template=np.where(has_t, t, 0.0).astype(float),
@@ -269,14 +279,16 @@ def _fit(
         gaussian_basis(shape),
         reference_variance=pair.template_variance if template_convolved else pair.science_variance,
         reference_autocorrelation=correlations[1 if template_convolved else 0],
-        order=order,
-        background_order=config.background_order if len(x) >= 25 else 0,
-        stamp_half_width=config.stamp_half_width,
-        error_floor=config.error_floor,
-        shift_prior=config.shift_prior,
-        flux_prior=config.flux_prior,
-        rounds=config.rounds,
-        min_stars=config.stars.minimum,
+        rules=FitRules(
+            order=order,
+            background_order=config.background_order if len(x) >= 25 else 0,
+            stamp_half_width=config.stamp_half_width,
+            error_floor=config.error_floor,
+            shift_prior=config.shift_prior,
+            flux_prior=config.flux_prior,
+            rounds=config.rounds,
+            min_stars=config.stars.minimum,
+        ),
     )
 
 
@@ -405,10 +417,10 @@ def _mask(science: VisitImage, template: VisitImage, filters: _Filters, template
     mask.set("NO_DATA", _unreached(reference, kernel) | ~other)
     # half of the kernel's weight within one pixel of a saturated one is enough to spoil the difference
     saturated = flagged(template.mask, "SATURATED")
-    mask.set("SAT_TEMPLATE", _unreached(~saturated, kernel, 0.05) & (ndi.binary_dilation(saturated, iterations=6)))
+    mask.set("SAT_TEMPLATE", _unreached(~saturated, kernel, 0.05) & grown(saturated, 6))
     mask.set("HIGH_VARIANCE", flagged(template.mask, "HIGH_VARIANCE"))
     doubtful = flagged(template.mask, "BAD", "COSMIC_RAY", "SUSPECT", "UNMASKED_NAN")
-    mask.set("SUSPECT", ndi.binary_dilation(doubtful, iterations=2) | flagged(science.mask, "SUSPECT"))
+    mask.set("SUSPECT", grown(doubtful, 2) | flagged(science.mask, "SUSPECT"))
     return mask
 
 
@@ -420,11 +432,10 @@ def _difference_psf(science: VisitImage, filters: _Filters, config: SubtractConf
     x, y = gx.ravel(), gy.ravel()
     size = 2 * config.psf_half_width + 1
     stamps = psf_stamps(psf_of(science), x + science.bbox.x.start, y + science.bbox.y.start, size=size, centred=True)
-    stamps = convolve_stamps(stamps, filters.science.at(x, y))
-    stamps = convolve_stamps(stamps, filters.whitening.at(x, y))
-    stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
+    through = convolve_stamps(convolve_stamps(stamps, filters.science.at(x, y)), filters.whitening.at(x, y))
+    through = through / through.sum(axis=(1, 2), keepdims=True)
     return PolynomialPsf.fit(
-        x + science.bbox.x.start, y + science.bbox.y.start, stamps, order=config.psf_order, bbox=science.bbox
+        x + science.bbox.x.start, y + science.bbox.y.start, through, order=config.psf_order, bbox=science.bbox
     )
 
 
@@ -478,8 +489,14 @@ def blank_sky(image: Floats, variance: Floats, good: Bools, *, threshold: float 
     noise = max(noise, 1.4826 * float(np.median(np.abs(smooth[good] - middle))))
     source = np.abs(smooth - middle) > threshold * noise
     source = ndi.binary_opening(source, iterations=1)
-    away: Bools = good & ~ndi.binary_dilation(source, iterations=grow)
+    away: Bools = good & ~grown(source, grow)
     return away
+
+
+def grown(mask: Bools, radius: int) -> Bools:
+    """Spread a mask by `radius` pixels along rows and columns (a square)."""
+    spread: Bools = ndi.maximum_filter(mask.view(np.uint8), size=2 * radius + 1, mode="constant").astype(bool)
+    return spread
 
 
 def _robust(values: Floats) -> float:

@@ -42,21 +42,28 @@ BUILD_METRICS = {
 
 
 class TemplateConfig(Config):
-    """Building and warping of templates."""
+    """Knobs of building templates and of bringing them onto detectors."""
 
-    order: int = Field(3, ge=3, le=5, description="Order of the Lanczos kernel.")
+    order: int = Field(default=3, ge=3, le=5, description="Order of the Lanczos kernel.")
     max_misalignment: float = Field(
-        0.3, ge=0, le=0.5, description="Grids that agree this well after a whole-pixel shift are copied [pixel]."
+        default=0.3,
+        ge=0,
+        le=0.5,
+        description="Grids that agree this well after a whole-pixel shift are copied [pixel].",
     )
-    clip: float = Field(5.0, gt=0, description="Pixels this far from the median of the visits are artefacts [sigma].")
-    grow: int = Field(2, ge=0, description="How far an artefact grows into pixels beyond `grow_clip` [pixel].")
-    grow_clip: float = Field(2.0, gt=0, description="Threshold for growing [sigma].")
+    clip: float = Field(
+        default=5.0, gt=0, description="Pixels this far from the median of the visits are artefacts [sigma]."
+    )
+    grow: int = Field(default=2, ge=0, description="How far an artefact grows into pixels beyond `grow_clip` [pixel].")
+    grow_clip: float = Field(default=2.0, gt=0, description="Threshold for growing [sigma].")
     sharpness: float = Field(
-        0.5, ge=0, description="Part of the local contrast that seeing may change between visits, taken as noise."
+        default=0.5,
+        ge=0,
+        description="Part of the local contrast that seeing may change between visits, taken as noise.",
     )
-    psf_half_width: int = Field(20, ge=5, description="Half width of PSF images [pixel].")
-    psf_order: int = Field(2, ge=0, le=4, description="Spatial degree of the PSF of a warped template.")
-    high_variance: float = Field(4.0, gt=1, description="Variance over its median that earns HIGH_VARIANCE.")
+    psf_half_width: int = Field(default=20, ge=5, description="Half width of PSF images [pixel].")
+    psf_order: int = Field(default=2, ge=0, le=4, description="Spatial degree of the PSF of a warped template.")
+    high_variance: float = Field(default=4.0, gt=1, description="Variance over its median that earns HIGH_VARIANCE.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +92,11 @@ class _Layer:
 
 
 def build_template(
-    visit_images: Sequence[VisitImage], sky_map: SkyMap, tract: int, patch: int, config: TemplateConfig = TemplateConfig()
+    visit_images: Sequence[VisitImage],
+    sky_map: SkyMap,
+    tract: int,
+    patch: int,
+    config: TemplateConfig = TemplateConfig(),
 ) -> Template:
     """Average visit images on one patch.
 
@@ -194,9 +205,7 @@ def _touches(image: VisitImage, projection, bbox) -> bool:  # type: ignore[no-un
     if not finite.any():
         return False
     x, y = x[finite], y[finite]
-    return bool(
-        x.max() > bbox.x.min and x.min() < bbox.x.max and y.max() > bbox.y.min and y.min() < bbox.y.max
-    )
+    return bool(x.max() > bbox.x.min and x.min() < bbox.x.max and y.max() > bbox.y.min and y.min() < bbox.y.max)
 
 
 def _selection(warps: list[Warped], config: TemplateConfig) -> tuple[Bools, Bools]:
@@ -266,9 +275,7 @@ def _combine(layers: list[_Layer], kept: Bools, clipped: Bools):  # type: ignore
 
 def _correlation(layers: list[_Layer]) -> Floats:
     """Noise autocorrelation of the average: each visit's counts by the variance it contributes."""
-    shares = np.array(
-        [la.weight**2 * float(np.median(la.warped.variance[~la.warped.no_data])) for la in layers]
-    )
+    shares = np.array([la.weight**2 * float(np.median(la.warped.variance[~la.warped.no_data])) for la in layers])
     stacked = np.array([_centred(la.warped.correlation, 7) for la in layers])
     mean: Floats = np.tensordot(shares / shares.sum(), stacked, axes=1)
     return mean

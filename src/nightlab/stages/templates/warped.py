@@ -219,7 +219,7 @@ def _stitched(visit_image: VisitImage, patches: list[CellCoadd]) -> tuple[Masked
     mosaic = MaskedImage(
         Image(image, bbox=needed, unit=patches[0].unit, sky_projection=patches[0].sky_projection),
         mask=mask,
-        variance=Image(variance, bbox=needed, unit=patches[0].unit**2),
+        variance=Image(variance, bbox=needed, unit=patches[0].unit ** 2),
     )
     known = [(read_correlation(p), np.isfinite(p.image.array).sum()) for p in used]
     weighted = [(c, n) for c, n in known if c is not None and n > 0]
