@@ -284,7 +284,8 @@ _ROWS = (
             "dia_object": Dataset(name="dia_object", storage_class="ArrowAstropy", dimensions=NIGHT),
             "dia_forced_source": _visit("dia_forced_source", "ArrowAstropy", many=True),
         },
-        outputs={"apdb_log": _out("apdb_log", "ArrowAstropy", NIGHT)},
+        # pipe_base takes whatever ends in _log for a log of its own
+        outputs={"apdb_log": _out("apdb_visits", "ArrowAstropy", NIGHT)},
     ),
     _gather("gather_single_frame_metrics", "single_frame_metrics"),
     _gather("gather_template_metrics", "single_frame_metrics", "template_metrics"),

@@ -1,0 +1,131 @@
+"""The main job on a simulated night: simulate, build templates, difference, associate, and compare with the truth."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nightlab.data.repository import open_repository
+from nightlab.metrics import Recovery, summarise
+from nightlab.pipelines.events import Listener, silent_listener
+from nightlab.pipelines.night import run
+from nightlab.pipelines.summary import one_of_run, recovery, run_metrics
+from nightlab.simulate import PRESETS, simulate
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from nightlab.pipelines.night import Night
+    from nightlab.simulate import SurveyConfig
+
+BRIGHTEST = 8
+
+
+def run_demo(
+    directory: str | Path,
+    *,
+    config: SurveyConfig = PRESETS["small"],
+    jobs: int = 2,
+    listener: Listener = silent_listener,
+) -> str:
+    """Simulate a survey, run ``Templates`` and ``ApPipe`` on it, and tell what came out.
+
+    What is there already is not made again.
+
+    Parameters
+    ----------
+    directory
+        Holds the survey, the repository and the prompt database.
+    config
+        The survey.
+    jobs
+        Processes at once.
+    listener
+        Told about every step.
+
+    Returns
+    -------
+    str
+        The story, for people.
+
+    Raises
+    ------
+    StageFailed
+        When a quantum failed.
+    """
+    directory = Path(directory)
+    begin = time.monotonic()
+    survey = directory / "survey"
+    if not (survey / "complete").exists():
+        simulate(survey, config)
+        (survey / "complete").touch()
+    simulated = time.monotonic()
+    night = run("ApPipe", "simulated", directory / "repository", survey=survey, jobs=jobs, listener=listener)
+    ended = time.monotonic()
+    night.report.check()
+    return "\n".join(
+        [
+            *_night(night),
+            f"simulated in {simulated - begin:.0f} s, pipelines ran in {ended - simulated:.0f} s on {jobs} processes",
+        ]
+    )
+
+
+def _night(night: Night) -> list[str]:
+    butler = open_repository(night.repository)
+    output = night.report.output_run
+    found = recovery(butler, output, night.files)
+    metrics = run_metrics(butler, output)
+    return [
+        "",
+        *_recovered(found),
+        "",
+        *_objects(one_of_run(butler, "dia_object", output)),
+        "",
+        *_targets(summarise(metrics)),
+        "",
+        f"products   {night.repository}, runs {', '.join(night.runs)}",
+        f"database   {night.apdb}",
+        f"metrics    nightlab metrics {night.repository} {output}",
+    ]
+
+
+def _recovered(found: Recovery) -> list[str]:
+    lines = ["injected, with S/N > 10 in 2 science visits (movers: in one), and recovered as DIAObjects"]
+    for kind in found.injected:
+        share = f"{100 * found.completeness(kind):.1f} %" if found.injected[kind] else "-"
+        lines.append(f"  {kind + 's':<12}{found.recovered[kind]:>4} of {found.injected[kind]:<4} {share}")
+    share = f"{100 * found.purity:.1f} %" if found.objects else "-"
+    lines.append(
+        f"  purity      {found.genuine:>4} of {found.objects:<4} {share}   DIAObjects with 2 or more detections"
+    )
+    return lines
+
+
+def _objects(objects: Table) -> list[str]:
+    columns = [name for name in objects.colnames if name.endswith("_psfFluxMean")]
+    flux = np.nan_to_num(np.array([np.asarray(objects[name], float) for name in columns])).max(axis=0)
+    rows = np.argsort(-flux, kind="stable")[:BRIGHTEST]
+    lines = [
+        f"{len(objects)} DIAObjects; the brightest",
+        "  diaObjectId            ra         dec   n   mean flux [nJy]",
+    ]
+    lines += [
+        f"  {objects['diaObjectId'][i]:<18d}{objects['ra'][i]:>11.5f}{objects['dec'][i]:>12.5f}"
+        f"{objects['nDiaSources'][i]:>4d}{flux[i]:>18.0f}"
+        for i in rows
+    ]
+    return lines
+
+
+def _targets(summary: Table) -> list[str]:
+    judged = summary[np.asarray(summary["verdict"]) != "none"]
+    lines = [f"  {'metric':<44}{'median':>10} {'worst':>10}  {'target':<14}{'verdict'}"]
+    for row in judged:
+        unit = f" [{row['unit']}]" if row["unit"] else ""
+        name = f"{row['metric']}{unit}"
+        lines.append(f"  {name:<44}{row['median']:>10.4g} {row['worst']:>10.4g}  {row['target']:<14}{row['verdict']}")
+    return lines

@@ -1,0 +1,138 @@
+"""What a finished run has to say: one table per band, recovery against the truth, where things are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.table import Table
+
+from nightlab.errors import MissingData
+from nightlab.metrics import Recovery, recover
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from lsst.daf.butler import Butler
+
+BANDS = "ugrizy"
+
+#: Columns of the table a run ends with: title -> metric.
+COLUMNS = {
+    "sources": "single_frame.n_sources",
+    "fwhm": "single_frame.psf_fwhm",
+    "astrometry": "single_frame.astrometric_scatter",
+    "zero point": "single_frame.zero_point",
+    "zp scatter": "single_frame.zero_point_scatter",
+    "zp - own": "single_frame.zero_point_offset",
+    "m5": "single_frame.m5",
+    "kernel stars": "difference.n_kernel_stars",
+    "noise ratio": "difference.noise_ratio",
+    "noise corr": "difference.noise_correlation",
+    "DIASources +": "dia_source.n_positive",
+    "DIASources -": "dia_source.n_negative",
+    "away": "dia_source.n_isolated",
+}
+
+
+def run_metrics(butler: Butler, run: str) -> xr.Dataset:
+    """Read the gathered metrics of a run.
+
+    Parameters
+    ----------
+    butler
+        The repository.
+    run
+        Output run of a pipeline.
+
+    Raises
+    ------
+    MissingData
+        When the run is unknown or has gathered none.
+    """
+    return one_of_run(butler, "metrics", run)
+
+
+def one_of_run(butler: Butler, name: str, run: str) -> Any:
+    """Read the only dataset of a type that a run holds.
+
+    Raises
+    ------
+    MissingData
+        When it holds none.
+    """
+    refs = butler.query_datasets(name, collections=run, explain=False) if run in _runs(butler) else []
+    if not refs:
+        raise MissingData(
+            f"run {run} has no {name}",
+            hint=f"finish it with `nightlab run`; the repository has the runs {', '.join(_runs(butler)) or '(none)'}",
+            run=run,
+        )
+    return butler.get(refs[0])
+
+
+def _runs(butler: Butler) -> list[str]:
+    return sorted(str(name) for name in butler.collections.query("runs/*"))
+
+
+def band_table(metrics: xr.Dataset, columns: dict[str, str] | None = None) -> Table:
+    """Give one row per band: medians over visits and detectors.
+
+    Parameters
+    ----------
+    metrics
+        A gathered run.
+    columns
+        Metric by column title; those that the run lacks are left out. `COLUMNS` when absent.
+
+    Returns
+    -------
+    astropy.table.Table
+        Columns band, visits, then one per metric, in the metrics' units.
+    """
+    if "visit_band" not in metrics.coords:
+        return Table(names=("band", "visits"), dtype=(str, int))
+    chosen = COLUMNS if columns is None else columns
+    bands = np.asarray(metrics["visit_band"].values, dtype=str)
+    rows = []
+    for band in sorted(set(bands), key=lambda b: BANDS.find(b)):
+        visits = metrics.isel(visit=np.flatnonzero(bands == band))
+        values = [_median(visits[name]) for name in chosen.values() if name in visits]
+        rows.append((band, int((bands == band).sum()), *values))
+    titles = [title for title, name in chosen.items() if name in metrics]
+    table = Table(rows=rows, names=("band", "visits", *titles))
+    for title in titles:
+        table[title].unit = metrics[chosen[title]].attrs.get("unit") or None
+    return table
+
+
+def _median(values: xr.DataArray) -> float:
+    finite = values.values[np.isfinite(values.values.astype(float))]
+    return float(np.median(finite)) if finite.size else math.nan
+
+
+def recovery(butler: Butler, run: str, survey: str | Path) -> Recovery:
+    """Hold a run on a simulated survey against its truth, over all science visits; one that failed counts as missed.
+
+    Parameters
+    ----------
+    butler
+        The repository.
+    run
+        Output run of ``ApPipe``.
+    survey
+        Folder of the simulated survey.
+
+    Raises
+    ------
+    MissingData
+        When the truth tables or the run's products are absent.
+    """
+    path = Path(survey) / "truth_sources.parquet"
+    if not path.is_file():
+        raise MissingData(f"{path} is not there", hint="simulate the survey again", path=str(path))
+    truth = Table.read(path)
+    truth = truth[np.isfinite(np.asarray(truth["snr_difference"], float))]
+    truth.rename_column("objectId", "id")
+    return recover(truth, one_of_run(butler, "dia_source", run), one_of_run(butler, "dia_object", run))
