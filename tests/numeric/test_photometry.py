@@ -82,7 +82,7 @@ def test_two_overlapping_stars_are_separated():
         psf = np.stack([gaussian(21, 10 + a - i, 10 + b - j, 1.3) for a, b, i, j in zip(x, y, xi, yi, strict=True)])
         residual = image.copy()
         photometry.add_stamps(residual, psf, -flux, xi, yi)
-        dx, dy = photometry.sweep_point_sources(residual, psf, xi, yi, flux, np.array([0, 1]), 4.0)
+        dx, dy = photometry.sweep_point_sources(residual, psf, x, y, flux, np.array([0, 1]), 4.0)
         x, y = x + np.clip(dx, -0.3, 0.3), y + np.clip(dy, -0.3, 0.3)
     np.testing.assert_allclose(np.stack([x, y], 1), truth, atol=2e-3)
     np.testing.assert_allclose(flux, fluxes, rtol=2e-3)

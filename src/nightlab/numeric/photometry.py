@@ -169,12 +169,13 @@ def _stamp_apertures(stamps: Floats, dx: Floats, dy: Floats, radius: float) -> F
 
 @njit(cache=True)
 def sweep_point_sources(
-    residual: Floats, psf: Floats, xi: Ints, yi: Ints, flux: Floats, order: Ints, radius: float
+    residual: Floats, psf: Floats, x: Floats, y: Floats, flux: Floats, order: Ints, radius: float
 ) -> tuple[Floats, Floats]:
     """Refine fluxes and positions of overlapping point sources by one Gauss-Seidel sweep.
 
     Each source in turn is put back into the residual image and fitted by least squares with its PSF and the two
-    derivatives of it inside `radius`; its new model is taken out again before the next one is looked at, so that
+    derivatives of it inside `radius` (with a rim of one pixel where weights fall to zero, lest the fit jump when a
+    source crosses the edge of a pixel); its new model is taken out again before the next one is looked at, so that
     repeated sweeps converge to the simultaneous fit (Stetson 1987, PASP 99, 191 solves the same equations in groups).
 
     Parameters
@@ -182,9 +183,9 @@ def sweep_point_sources(
     residual
         (ny, nx) image minus all models; updated in place. NaN is no data.
     psf
-        (n, k, k) PSF of each source at its place; k must exceed 2 radius + 2.
-    xi, yi
-        (n,) centre pixels.
+        (n, k, k) PSF of each source at its place, on stamps about the nearest pixel; k must exceed 2 radius + 2.
+    x, y
+        (n,) positions [pixel].
     flux
         (n,) fluxes; updated in place.
     order
@@ -199,39 +200,41 @@ def sweep_point_sources(
     """
     ny, nx = residual.shape
     half = psf.shape[1] // 2
-    reach = min(int(np.ceil(radius)), half - 1)
-    step_x = np.full(xi.size, np.nan)
-    step_y = np.full(xi.size, np.nan)
+    reach = min(int(np.ceil(radius + 1.0)), half - 1)
+    step_x = np.full(x.size, np.nan)
+    step_y = np.full(x.size, np.nan)
     normal = np.empty((3, 3))
     right = np.empty(3)
     t = np.empty(3)
     for n in order:
         p = psf[n]
+        xi, yi = int(np.rint(x[n])), int(np.rint(y[n]))
         normal[:] = 0.0
         right[:] = 0.0
         for a in range(-reach, reach + 1):
-            py = yi[n] + a
+            py = yi + a
             if py < 0 or py >= ny:
                 continue
             for b in range(-reach, reach + 1):
-                px = xi[n] + b
-                if px < 0 or px >= nx or a * a + b * b > radius * radius or not np.isfinite(residual[py, px]):
+                px = xi + b
+                weight = min(1.0, radius + 0.5 - np.sqrt((px - x[n]) ** 2 + (py - y[n]) ** 2))
+                if px < 0 or px >= nx or weight <= 0.0 or not np.isfinite(residual[py, px]):
                     continue
                 t[0] = p[half + a, half + b]
                 t[1] = 0.5 * (p[half + a, half + b - 1] - p[half + a, half + b + 1])
                 t[2] = 0.5 * (p[half + a - 1, half + b] - p[half + a + 1, half + b])
                 datum = residual[py, px] + flux[n] * t[0]
                 for i in range(3):
-                    right[i] += t[i] * datum
+                    right[i] += weight * t[i] * datum
                     for j in range(3):
-                        normal[i, j] += t[i] * t[j]
+                        normal[i, j] += weight * t[i] * t[j]
         if normal[0, 0] <= 0.0 or abs(np.linalg.det(normal)) < 1e-12 * normal[0, 0] ** 3:
             continue
         solution = np.linalg.solve(normal, right)
         new = solution[0]
         if new > 0.0:
             step_x[n], step_y[n] = solution[1] / new, solution[2] / new
-        _put(residual, p, flux[n] - new, xi[n], yi[n])
+        _put(residual, p, flux[n] - new, xi, yi)
         flux[n] = new
     return step_x, step_y
 

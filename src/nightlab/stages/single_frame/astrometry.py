@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table
 from lsst.images import Box, SkyProjection
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
@@ -15,10 +14,9 @@ from scipy.spatial import cKDTree
 from nightlab.config import Config
 from nightlab.errors import NoOverlap, TooFewStars
 from nightlab.images.wcs import fit_projection, pixel_scale, pixel_to_radec, radec_to_pixel
-from nightlab.stages.single_frame.frame import Bools, Floats
+from nightlab.stages.single_frame.frame import Bools, Floats, Ints
 from nightlab.stages.single_frame.measure import Sources
 
-Ints = NDArray[np.int64]
 GRID = 21  # per axis, where the corrected projection is sampled before it is written as TAN-SIP
 DAYS_PER_YEAR = 365.25
 

@@ -105,8 +105,8 @@ def _cell_means(
 
 @njit(cache=True)
 def _clipped_mean(sample: Floats, clip: float) -> float:
-    centre = np.median(sample)
-    width = 1.4826 * np.median(np.abs(sample - centre))
+    centre = float(np.median(sample))
+    width = 1.4826 * float(np.median(np.abs(sample - centre)))
     for _ in range(10):
         total, square, count = 0.0, 0.0, 0
         for value in sample:

@@ -13,6 +13,7 @@ from nightlab.errors import AllMasked
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 UNUSABLE = ("BAD", "NO_DATA", "UNMASKED_NAN")
 
 

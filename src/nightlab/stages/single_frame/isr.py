@@ -108,7 +108,10 @@ def _read_amplifier(array: Floats, start: Box, geometry: AmplifierRawGeometry) -
     data = array[_slices(geometry.data_bbox, start)]
     level = np.zeros((data.shape[0], 1))
     if geometry.serial_overscan_bbox.x.size > 0:
-        level = np.nanmedian(array[_slices(geometry.serial_overscan_bbox, start)], axis=1, keepdims=True)
+        overscan = array[_slices(geometry.serial_overscan_bbox, start)]
+        read = np.isfinite(overscan).any(axis=1)
+        level[~read] = np.nan
+        level[read] = np.nanmedian(overscan[read], axis=1, keepdims=True)
     rows, columns = (slice(None, None, -1) if flip else slice(None) for flip in (geometry.flip_y, geometry.flip_x))
     return (data - level)[rows, columns], data[rows, columns]
 

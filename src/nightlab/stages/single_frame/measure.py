@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from lsst.images.psfs import PointSpreadFunction
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy.spatial import cKDTree
 
@@ -15,7 +14,7 @@ from nightlab.images.psf import PolynomialPsf, psf_stamps, shift_stamps
 from nightlab.numeric import photometry
 from nightlab.numeric.moments import adaptive_moments
 from nightlab.stages.single_frame.detect import Peaks
-from nightlab.stages.single_frame.frame import Bools, Floats, Frame
+from nightlab.stages.single_frame.frame import Bools, Floats, Frame, Ints
 
 type Psf = PointSpreadFunction | PolynomialPsf
 FLAG_RADIUS = 4  # pixels looked at for the flags that are not of the centre
@@ -183,7 +182,7 @@ def _fit_positions(
         stamps = shift_stamps(grids, x - xi, y - yi)
         residual = image.copy()
         photometry.add_stamps(residual, stamps, -flux, xi, yi)
-        dx, dy = photometry.sweep_point_sources(residual, stamps, xi, yi, flux, order, radius)
+        dx, dy = photometry.sweep_point_sources(residual, stamps, x, y, flux, order, radius)
         dx, dy = (np.clip(np.nan_to_num(d), -config.max_step, config.max_step) for d in (dx, dy))
         new_x = start_x + np.clip(x + dx - start_x, -config.max_shift, config.max_shift)
         new_y = start_y + np.clip(y + dy - start_y, -config.max_shift, config.max_shift)
@@ -211,12 +210,12 @@ def _distinct(fit: _Fit, separation: float) -> Bools:
 
 def _fluxes(
     image: Floats, variance: Floats, psf: Psf, frame: Frame, fit: _Fit, keep: Bools
-) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
     """Give fluxes on the image without neighbours, their errors, the PSF stamps and the image without any source."""
     x, y, flux = fit.x[keep], fit.y[keep], fit.flux[keep]
     xi, yi = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
     if not x.size:
-        return flux, flux, np.zeros((0, 1, 1)), image.copy(), xi, yi
+        return flux, flux, np.zeros((0, 3, 3)), image.copy(), xi, yi
     stamps = psf_stamps(psf, x + frame.x0, y + frame.y0)
     half = stamps.shape[-1] // 2
     residual = image.copy()
@@ -235,8 +234,8 @@ def _sources(
     fit: _Fit,
     flux: Floats,
     error: Floats,
-    xi: NDArray[np.int64],
-    yi: NDArray[np.int64],
+    xi: Ints,
+    yi: Ints,
     sigma: float,
     config: MeasureConfig,
 ) -> Sources:
@@ -298,7 +297,7 @@ def _isolated(x: Floats, y: Floats, radius: float) -> Bools:
     return np.asarray(distance[:, 1] > radius)
 
 
-def _pixel_flags(frame: Frame, xi: NDArray[np.int64], yi: NDArray[np.int64]) -> dict[str, Bools]:
+def _pixel_flags(frame: Frame, xi: Ints, yi: Ints) -> dict[str, Bools]:
     """Look up mask planes around each source; ``...Center`` means the central 3 x 3 pixels."""
     out = {}
     for name, planes in FLAG_PLANES.items():
@@ -309,7 +308,7 @@ def _pixel_flags(frame: Frame, xi: NDArray[np.int64], yi: NDArray[np.int64]) -> 
     return out
 
 
-def _any_near(mask: Bools, xi: NDArray[np.int64], yi: NDArray[np.int64]) -> tuple[Bools, Bools]:
+def _any_near(mask: Bools, xi: Ints, yi: Ints) -> tuple[Bools, Bools]:
     offset = np.arange(-FLAG_RADIUS, FLAG_RADIUS + 1)
     dy, dx = (grid.ravel() for grid in np.meshgrid(offset, offset, indexing="ij"))
     disc = dx**2 + dy**2 <= FLAG_RADIUS**2

@@ -121,7 +121,7 @@ def source_table(
     known = zero.origin != "none"
     factor = zero.nanojansky if known else 1.0
     unit = u.nJy if known else raw.unit if str(raw.unit) == "electron" or not raw.detector.amplifiers else u.electron
-    ra, dec = pixel_to_radec(projection, sources.x, sources.y)
+    ra, dec = pixel_to_radec(projection, sources.x, sources.y) if n else (np.empty(0), np.empty(0))
     slopes = jacobian(projection, raw.detector.bbox.x.center, raw.detector.bbox.y.center)
     position = {
         name: np.hypot(slopes[k, 0] * sources.x_err, slopes[k, 1] * sources.y_err)

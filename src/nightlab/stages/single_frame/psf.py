@@ -11,11 +11,11 @@ from scipy.spatial import cKDTree
 
 from nightlab.config import Config
 from nightlab.errors import NoPsf
-from nightlab.images.psf import UNIT, PolynomialPsf, polynomial_powers, shift_stamps
+from nightlab.images.psf import UNIT, PolynomialPsf, effective_area, polynomial_powers, shift_stamps
 from nightlab.numeric import photometry
 from nightlab.numeric.moments import adaptive_moments
 from nightlab.stages.single_frame.detect import find_peaks, significance, trim_kernel
-from nightlab.stages.single_frame.frame import Bools, Floats, Frame
+from nightlab.stages.single_frame.frame import Bools, Floats, Frame, Ints
 
 
 class PsfConfig(Config):
@@ -40,7 +40,9 @@ class PsfConfig(Config):
     size_tolerance: float = Field(
         default=0.1, gt=0, description="stars lie within this of the typical size (fraction)"
     )
-    snr_cap: float = Field(default=200.0, gt=0, description="stars count as if they had at most this S/N [sigma]")
+    model_error: float = Field(
+        default=0.02, gt=0, description="error of the model allowed for, lest the brightest stars rule it (fraction)"
+    )
     reject: float = Field(default=4.0, gt=0, description="clipping of single pixels in the fit [sigma]")
     rounds: int = Field(default=4, ge=1, description="rounds of re-centring and fitting")
     max_neighbour: float = Field(
@@ -119,7 +121,6 @@ def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> 
     image = np.where(frame.usable, frame.pixels, np.nan)
     cutouts = photometry.cut_stamps(image, xi, yi, half)
     noise = photometry.cut_stamps(frame.variance, xi, yi, half)
-    order = _affordable_order(len(stars.x), config)
     model = PolynomialPsf(coefficients=_pad(gaussian_kernel(stars.sigma), half)[None], order=0, bbox=box)
     x, y = stars.x, stars.y
     good = np.ones(len(x), dtype=bool)
@@ -218,25 +219,24 @@ def _affordable_order(n_stars: int, config: PsfConfig) -> int:
 
 
 def _recentre(
-    cutouts: Floats, model: PolynomialPsf, frame: Frame, x: Floats, y: Floats, xi: np.ndarray, yi: np.ndarray
+    cutouts: Floats, model: PolynomialPsf, frame: Frame, x: Floats, y: Floats, xi: Ints, yi: Ints
 ) -> tuple[Floats, Floats, Floats]:
-    """Fit position and flux of each stamp on its own."""
-    half = cutouts.shape[-1] // 2
+    """Fit position and flux of each stamp on its own: the stamps are piled up into one tall image."""
+    n, side, _ = cutouts.shape
     grids = model.grids(x + frame.x0, y + frame.y0)
-    middle = np.array([half])
-    flux = np.zeros(x.size)
-    one = np.zeros(1, np.int64)
-    sigma = 1.0 / np.sqrt(4.0 * np.pi * (grids**2).sum(axis=(1, 2)).mean())
+    column = np.full(n, side // 2)
+    row = np.arange(n) * side + side // 2
+    sigma = np.sqrt(effective_area(grids).mean() / (4.0 * np.pi))
+    flux = np.zeros(n)
     for _ in range(4):
+        flux = np.zeros(n)
+        pile = cutouts.reshape(n * side, side).copy()
         stamps = shift_stamps(grids, x - xi, y - yi)
-        for n in range(x.size):
-            own = np.zeros(1)
-            dx, dy = photometry.sweep_point_sources(
-                cutouts[n].copy(), stamps[n : n + 1], middle, middle, own, one, 3.0 * sigma
-            )
-            flux[n] = own[0]
-            x[n] += np.clip(np.nan_to_num(dx[0]), -0.3, 0.3)
-            y[n] += np.clip(np.nan_to_num(dy[0]), -0.3, 0.3)
+        # a star may drift over the edge of its pixel, but its stamp stays where it was cut
+        px, py = column + np.clip(x - xi, -0.49, 0.49), row + np.clip(y - yi, -0.49, 0.49)
+        dx, dy = photometry.sweep_point_sources(pile, stamps, px, py, flux, np.arange(n), 3.0 * sigma)
+        x = x + np.clip(np.nan_to_num(dx), -0.3, 0.3)
+        y = y + np.clip(np.nan_to_num(dy), -0.3, 0.3)
     return x, y, flux
 
 
@@ -258,27 +258,26 @@ def _fit_grid(
     n, side, _ = data.shape
     design = np.stack([(x / UNIT) ** i * (y / UNIT) ** j for i, j in polynomial_powers(order)], axis=1)
     values, noise = data.reshape(n, -1), variance.reshape(n, -1)
-    floor = 1.0 / config.snr_cap**2 * np.maximum(np.median(values, axis=0), 1e-4)[None, :] ** 2 * 25.0
-    sky = np.median(noise, axis=1, keepdims=True)
-    weight = 1.0 / (np.maximum(sky, noise) + floor)
-    keep = np.isfinite(noise)
+    held = np.isfinite(noise)
+    # the noise of the sky and the model's own error: weighting by the noise of the star itself would favour low pixels
+    sky = np.median(np.where(held, noise, np.nanmax(np.where(held, noise, np.nan))), axis=1, keepdims=True)
+    weight = 1.0 / (sky + (config.model_error * np.median(values, axis=0)) ** 2)
+    keep = held
     flat = np.zeros((design.shape[1], side * side))
     for _ in range(4):
         w = np.where(keep, weight, 0.0)
         normal = np.einsum("np,nt,nu->ptu", w, design, design, optimize=True)
         right = np.einsum("np,nt->pt", w * values, design, optimize=True)
-        normal += 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(design.shape[1]) + 1e-30 * np.eye(
-            design.shape[1]
-        )
-        flat = np.linalg.solve(normal, right[:, :, None])[:, :, 0].T
+        # a pixel that no star covers gets 0 rather than a singular matrix
+        ridge = 1e-12 * np.trace(normal, axis1=1, axis2=2) + 1e-30
+        flat = np.linalg.solve(normal + ridge[:, None, None] * np.eye(design.shape[1]), right[:, :, None])[:, :, 0].T
         pull = (values - design @ flat) * np.sqrt(weight)
         scale = np.maximum(1.4826 * np.median(np.abs(pull), axis=0), 0.5)
-        keep = np.isfinite(noise) & (np.abs(pull) < config.reject * scale[None, :])
-        enough = keep.sum(axis=0) > design.shape[1]
-        keep[:, ~enough] = np.isfinite(noise)[:, ~enough]
+        keep = held & (np.abs(pull) < config.reject * scale)
+        starved = keep.sum(axis=0) <= design.shape[1]
+        keep[:, starved] = held[:, starved]
     coefficients = flat.reshape(-1, side, side)
-    total = np.median(PolynomialPsf(coefficients=coefficients, order=order, bbox=box).coefficients[0].sum())
-    return PolynomialPsf(coefficients=coefficients / total, order=order, bbox=box)
+    return PolynomialPsf(coefficients=coefficients / coefficients[0].sum(), order=order, bbox=box)
 
 
 def _pad(kernel: Floats, half: int) -> Floats:

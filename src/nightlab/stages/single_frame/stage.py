@@ -14,6 +14,7 @@ from nightlab.errors import AllMasked, BadInput
 from nightlab.images.build import has_psf, midpoint_mjd_tai, visit_of
 from nightlab.images.psf import psf_sigma, psf_stamps
 from nightlab.images.wcs import pixel_scale
+from nightlab.numeric.photometry import grow
 from nightlab.report import report
 from nightlab.stages.single_frame import outputs
 from nightlab.stages.single_frame.astrometry import Astrometry, calibrate_astrometry
@@ -202,8 +203,9 @@ def _subtract_sky(frame: Frame, kernel: Floats, sigma: float, box: Box, config: 
     first = frame.pixels - render(sky_field(frame.pixels, open_sky, box, settings, None), frame)
     variance = np.full(frame.shape, np.median(frame.variance[open_sky]))
     seen = significance(first, frame.usable, variance, kernel)
-    covered = find_peaks(seen, settings.mask_threshold * max(1.0, _noise(seen[open_sky])), settings.mask_grow * sigma)
-    dark = open_sky & ~covered.detected
+    # the variance plane is not trusted yet: the threshold is in units of what is seen
+    covered = grow(seen > settings.mask_threshold * _noise(seen[open_sky]), settings.mask_grow * sigma)
+    dark = open_sky & ~covered
     if dark.sum() < 0.02 * dark.size:  # a field full of sources: clipping must do
         dark = open_sky
     field = sky_field(frame.pixels, dark, box, settings, frame.unit)

@@ -1,0 +1,36 @@
+import pytest
+from single_frame_scenes import Field
+
+from nightlab.data.instruments import simcam
+from nightlab.simulate import SurveyConfig, simulate
+
+
+@pytest.fixture(scope="session")
+def field():
+    return Field(seed=8)
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory):
+    """One simulated visit of a small detector: raw, calibrations, reference, truth."""
+    config = SurveyConfig(
+        seed=4,
+        width=512,
+        height=512,
+        n_template=1,
+        n_science=0,
+        n_transients=0,
+        n_movers=0,
+        n_variables=0,
+        n_satellites=0,
+    )
+    made = simulate(tmp_path_factory.mktemp("survey"), config)
+    (raw,) = [path for name, path in made.paths.items() if name.startswith("raw/")]
+    return {
+        "raw": simcam.read_raw(raw),
+        "bias": simcam.read_calibration(made.paths["calib/bias_0"]).image,
+        "flat": simcam.read_calibration(made.paths["calib/flat_r_0"]).image,
+        "reference": made.tables["reference"],
+        "visits": made.tables["truth_visits"],
+        "sources": made.tables["truth_sources"],
+    }

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+from astropy.table import Table
+from lsst.images import VisitImage
+from single_frame_scenes import Field
+
+from nightlab.errors import AllMasked, BadInput, NoOverlap, NoPsf, TooFewStars
+from nightlab.images.wcs import pixel_to_radec, tan_projection
+from nightlab.numeric.sphere import match, separation
+from nightlab.stages.single_frame import METRICS, CalibrateConfig, calibrate
+
+
+def values(result):
+    return {name: float(v.values.ravel()[0]) for name, v in result.metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def calibrated(field):
+    return calibrate(field.image(), reference=field.reference(27.3))
+
+
+@pytest.fixture(scope="module")
+def from_raw(survey):
+    return calibrate(survey["raw"], survey["bias"], survey["flat"], survey["reference"])
+
+
+def test_zero_point_and_fluxes_of_a_corrected_frame(field, calibrated):
+    measured = values(calibrated)
+    # the scale of all fluxes is that of an 8 pixel aperture; the reference has total fluxes
+    assert measured["zero_point"] == pytest.approx(27.3, abs=0.03)
+    assert measured["zero_point_scatter"] < 0.03
+    assert measured["sky_noise_ratio"] == pytest.approx(1.0, abs=0.01)
+    assert calibrated.visit_image.unit == "nJy"
+    reference = field.reference(27.3)
+    table = calibrated.source
+    i, j, _ = match(table["ra"].value, table["dec"].value, reference["ra"], reference["dec"], 0.5)
+    assert len(i) > 0.97 * len(reference)
+    bright = table["snr"][i] > 100
+    ratio = table["psfFlux"].value[i][bright] / reference["r_flux"][j][bright]
+    assert bright.sum() > 50
+    assert np.median(ratio) == pytest.approx(1.0, abs=2e-3)
+    assert 1.4826 * np.median(np.abs(ratio - np.median(ratio))) < 0.01
+
+
+def test_pixels_are_calibrated_with_their_noise(field, calibrated):
+    image = calibrated.visit_image
+    factor = 10 ** (0.4 * (31.4 - values(calibrated)["zero_point"]))
+    sky = ~image.mask.get("DETECTED")
+    pixels = image.image.array[sky] / np.sqrt(image.variance.array[sky])
+    assert abs(np.median(pixels)) < 0.02
+    assert 1.4826 * np.median(np.abs(pixels)) == pytest.approx(1.0, abs=0.02)
+    np.testing.assert_allclose(image.variance.array, field.variance * factor**2, rtol=0.03)
+    level = image.backgrounds.subtracted.field.render().array / factor
+    np.testing.assert_allclose(level, 200.0, atol=1.5)
+    assert image.photometric_scaling(x=5.0, y=5.0) == pytest.approx(factor)
+
+
+def test_variance_is_scaled_to_what_is_seen(field):
+    result = calibrate(field.image(variance=field.variance / 4.0))
+    assert values(result)["sky_noise_ratio"] == pytest.approx(2.0, abs=0.03)
+    np.testing.assert_allclose(np.median(result.visit_image.variance.array), np.median(field.variance), rtol=0.03)
+    with pytest.raises(BadInput, match="times what the variance plane says"):
+        calibrate(field.image(variance=field.variance / 400.0))
+
+
+def test_a_wrong_pointing_and_rotation_are_undone(field):
+    raw = field.image()
+    box = raw.bbox
+    wrong = tan_projection(
+        30.0 + 4.0 / 3600,
+        -10.0 - 5.0 / 3600,
+        x=250,
+        y=300,
+        scale=0.4,
+        rotation=20.15,
+        frame=raw.sky_projection.pixel_frame,
+    )
+    scene = Field(seed=8)
+    scene.projection = wrong
+    result = calibrate(scene.image(), reference=field.reference())
+    x, y = np.array([20.0, 250.0, 480.0]), np.array([580.0, 300.0, 20.0])
+    truth = pixel_to_radec(field.projection, x, y)
+    fitted = pixel_to_radec(result.visit_image.sky_projection, x, y)
+    assert separation(*truth, *fitted).max() < 0.02
+    assert values(result)["pointing_error"] == pytest.approx(6.4, abs=0.8)
+    assert values(result)["astrometric_scatter"] < 20
+    assert box == result.visit_image.bbox
+
+
+def test_proper_motions_are_applied(field):
+    moved = field.reference()
+    years = (60000.0 + 15.0 / 86400 - 57388.5) / 365.25
+    moved["pmRa"], moved["pmDec"] = 300.0, -200.0
+    moved["ra"] -= 300.0 * years / 3.6e6 / np.cos(np.deg2rad(moved["dec"]))
+    moved["dec"] += 200.0 * years / 3.6e6
+    moved.meta["epoch"] = 57388.5
+    result = calibrate(field.image(), reference=moved)
+    truth = pixel_to_radec(field.projection, [250.0], [300.0])
+    assert separation(*truth, *pixel_to_radec(result.visit_image.sky_projection, [250.0], [300.0]))[0] < 0.01
+
+
+def test_without_a_reference_the_instruments_zero_point_holds(field):
+    result = calibrate(field.image(metadata={"zeroPoint": 26.0}))
+    assert values(result)["zero_point"] == 26.0
+    assert result.visit_image.metadata["zeroPointOrigin"] == "instrument"
+    assert np.isnan(values(result)["astrometric_scatter"])
+    assert result.source["psfFlux"].unit == "nJy"
+
+
+def test_without_any_zero_point_units_stay_instrumental(field):
+    result = calibrate(field.image())
+    assert result.visit_image.unit == "adu"
+    assert result.source["psfFlux"].unit == "adu"
+    assert "instrumental" in result.visit_image.metadata["photometry"]
+    assert np.isnan(values(result)["zero_point"])
+
+
+def test_bad_inputs_have_names(field):
+    with pytest.raises(AllMasked, match="no usable pixel"):
+        calibrate(field.image(pixels=np.full(field.pixels.shape, np.nan)))
+    elsewhere = field.reference()
+    elsewhere["ra"] += 3.0
+    with pytest.raises(NoOverlap, match="none of the"):
+        calibrate(field.image(), reference=elsewhere)
+    random = field.reference()[:12]
+    random["ra"] += np.linspace(-0.01, 0.01, 12)
+    with pytest.raises(TooFewStars, match="matches"):
+        calibrate(field.image(), reference=random)
+    empty = Field(seed=2, n=1, fluxes=(10.0, 20.0))
+    with pytest.raises(NoPsf):
+        calibrate(empty.image(psf=False))
+    with pytest.raises(BadInput, match="variance plane"):
+        calibrate(field.image(pixels=np.full(field.pixels.shape, 7.0)))
+
+
+def test_a_frame_without_sources_gives_an_empty_table():
+    empty = Field(seed=2, n=1, fluxes=(10.0, 20.0))
+    result = calibrate(empty.image(metadata={"zeroPoint": 25.0}))
+    assert len(result.source) <= 3
+    assert set(result.source.colnames) == set(calibrate(Field(seed=2).image()).source.colnames)
+
+
+def test_same_input_same_table_and_nothing_changed(field, calibrated):
+    raw = field.image()
+    before = raw.image.array.copy(), raw.mask.array.copy(), raw.variance.array.copy()
+    again = calibrate(raw, reference=field.reference(27.3))
+    for array, now in zip(before, (raw.image.array, raw.mask.array, raw.variance.array), strict=True):
+        np.testing.assert_array_equal(array, now)
+    for name in again.source.colnames:
+        np.testing.assert_array_equal(again.source[name], calibrated.source[name])
+    np.testing.assert_array_equal(again.visit_image.image.array, calibrated.visit_image.image.array)
+
+
+def test_raw_amplifiers_become_a_calibrated_image(survey, from_raw):
+    measured = values(from_raw)
+    assert from_raw.visit_image.bbox == survey["raw"].detector.bbox
+    assert measured["zero_point"] == pytest.approx(survey["visits"]["zeroPoint"][0], abs=0.03)
+    assert measured["sky_noise_ratio"] == pytest.approx(1.0, abs=0.02)
+    assert measured["n_psf_stars"] >= 10
+    assert abs(measured["psf_size_residual"]) < 0.01
+    assert measured["astrometric_scatter"] < 45
+    assert measured["n_cosmic_rays"] >= 2
+    truth = survey["sources"]
+    stars = truth[(truth["kind"] == "star") & (truth["snr"] > 50)]
+    table = from_raw.source
+    i, j, _ = match(table["ra"].value, table["dec"].value, stars["ra"].data, stars["dec"].data, 0.5)
+    assert len(i) > 0.9 * len(stars)
+    assert np.median(table["psfFlux"].value[i] / np.asarray(stars["flux"])[j]) == pytest.approx(1.0, abs=0.015)
+
+
+def test_the_image_survives_its_file(tmp_path, from_raw):
+    path = tmp_path / "visit_image.fits"
+    from_raw.visit_image.write(path)
+    back = VisitImage.read(path)
+    np.testing.assert_array_equal(back.image.array, from_raw.visit_image.image.array)
+    assert back.summary_stats.zeroPoint == pytest.approx(values(from_raw)["zero_point"])
+    assert back.psf.compute_kernel_image(x=200.0, y=200.0).array.sum() == pytest.approx(1.0, abs=0.02)
+    assert back.backgrounds.subtracted.name == "sky"
+    from_raw.source.write(tmp_path / "source.parquet")
+    assert Table.read(tmp_path / "source.parquet").colnames == from_raw.source.colnames
+
+
+def test_ids_and_metrics_follow_the_contract(survey, from_raw):
+    table = from_raw.source
+    visit = survey["raw"].obs_info.visit_id
+    assert table["sourceId"][0] == visit * 100_000_000 + 1
+    assert np.unique(table["sourceId"]).size == len(table)
+    assert set(from_raw.metrics.data_vars) == set(METRICS)
+    assert from_raw.metrics.sizes == {"visit": 1, "detector": 1, "band": 1}
+    assert CalibrateConfig().digest == from_raw.visit_image.metadata["configDigest"]
