@@ -137,6 +137,10 @@ def test_another_config_is_refused(repo, pipeline):
     assert go(f"{pipeline}#measure", repo, query=query, config={"measure.gain": "3.0"}).ok
     with pytest.raises(BadInput, match=r"measure\.gain: 3\.0 then, 2\.0 now"):
         go(f"{pipeline}#measure", repo, query=query)
+    [file] = (repo / RUN).rglob("*measure_config*.py")
+    file.write_text(file.read_text().replace("config.gain", "config.niag"))
+    with pytest.raises(BadInput, match=r"another version of the stage .*niag"):
+        go(f"{pipeline}#measure", repo, query=query)
     for config, match in (
         ({"measure.gain": -1.0}, "gain"),
         ({"measure.detect.threshold": 60.0, "measure.gain": 60.0}, "cannot both be large"),

@@ -259,7 +259,13 @@ def config_changes(graph: PredictedQuantumGraph, butler: Butler) -> list[str]:
         ref = butler.find_dataset(name, collections=butler.run) if butler.registry.queryDatasetTypes([name]) else None
         if ref is None:
             continue
-        before, now = (_flat(config.toDict()) for config in (butler.get(ref), node.config))
+        try:
+            before = _flat(butler.get(ref).toDict())
+        except ValueError as error:
+            # the Butler's word for a file that its formatter cannot read: knobs have come or gone since
+            changes.append(f"{node.label}: was run by another version of the stage ({error.__cause__ or error})")
+            continue
+        now = _flat(node.config.toDict())
         changes += [
             f"{node.label}.{key}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())

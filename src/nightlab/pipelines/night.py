@@ -14,7 +14,7 @@ from nightlab.data.repository import input_collections, open_repository
 from nightlab.errors import BadInput, MissingData
 from nightlab.pipelines.events import Listener, silent_listener
 from nightlab.pipelines.graph import load_pipeline, stage_names
-from nightlab.pipelines.run import RunReport
+from nightlab.pipelines.ledger import RunReport
 from nightlab.pipelines.run import run as run_pipeline
 
 TEMPLATES = "Templates"
@@ -116,31 +116,17 @@ def run(
     """
     name = stage_names(pipeline)
     stages = load_pipeline(pipeline).task_labels
-    needs_templates = name == "ApPipe" and "warp_template" in stages
-    known = set(load_pipeline(pipeline.partition("#")[0]).task_labels)
-    knobs = {f"{stage}.{knob}": value for stage, values in (overrides or {}).items() for knob, value in values.items()}
-    template_stages = set(load_pipeline(TEMPLATES).task_labels) if name == "ApPipe" else set()
-    _check_stages(knobs, known | template_stages)
+    knobs = _knobs(pipeline, overrides or {})
     source = _source(data, repository, survey)
+    calling: dict[str, Any] = {"jobs": jobs, "listener": listener, "stop": stop}
     runs: tuple[str, ...] = ()
-    if needs_templates:
+    if name == "ApPipe" and "warp_template" in stages:
         runs = (TEMPLATES_RUN,)
-        if source.template and not _finished(source.repository, TEMPLATES_RUN):
-            report = run_pipeline(
-                TEMPLATES,
-                source.repository,
-                query=source.template,
-                output_run=TEMPLATES_RUN,
-                inputs=source.collections,
-                jobs=jobs,
-                listener=listener,
-                config=_of(knobs, template_stages),
-                stop=stop,
-            )
-            if not report.ok:
-                return Night(report=report, repository=source.repository, runs=runs, files=source.files)
+        report = _templates(source, knobs[TEMPLATES], **calling)
+        if report is not None and not report.ok:
+            return Night(report=report, repository=source.repository, runs=runs, files=source.files)
     output = output_run or f"runs/{name}"
-    config = _of(knobs, known)
+    config = knobs[name]
     apdb = None
     if "fill_apdb" in stages:
         # a database holds one version of each visit: every output run has its own
@@ -153,28 +139,45 @@ def run(
         query=" AND ".join(part for part in (base, f"({query})" if query else "") if part),
         output_run=output,
         inputs=_inputs(source, name),
-        jobs=jobs,
-        listener=listener,
         config=config,
-        stop=stop,
+        **calling,
     )
-    return Night(
-        report=report,
-        repository=source.repository,
-        runs=tuple(dict.fromkeys((*runs, output))),
-        apdb=apdb,
-        files=source.files,
+    runs = tuple(dict.fromkeys((*runs, output)))
+    return Night(report=report, repository=source.repository, runs=runs, apdb=apdb, files=source.files)
+
+
+def _templates(source: _Source, config: Mapping[str, Any], **calling: Any) -> RunReport | None:
+    """Make the templates, unless they are finished or nobody said of which visits."""
+    if not source.template or _finished(source.repository, TEMPLATES_RUN):
+        return None
+    return run_pipeline(
+        TEMPLATES,
+        source.repository,
+        query=source.template,
+        output_run=TEMPLATES_RUN,
+        inputs=source.collections,
+        config=config,
+        **calling,
     )
 
 
-def _of(knobs: Mapping[str, Any], stages: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in knobs.items() if key.partition(".")[0] in stages}
-
-
-def _check_stages(knobs: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted({key.partition(".")[0] for key in knobs} - known)
+def _knobs(pipeline: str, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sort values by the pipelines, of those that are going to run, whose stages they are for."""
+    name = stage_names(pipeline)
+    whole = {name: pipeline.partition("#")[0]} | ({TEMPLATES: TEMPLATES} if name == "ApPipe" else {})
+    stages = {title: set(load_pipeline(file).task_labels) for title, file in whole.items()}
+    known = sorted(set().union(*stages.values()))
+    unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise BadInput(f"there is no stage {', '.join(unknown)} to set a knob of", hint=f"there are {sorted(known)}")
+        raise BadInput(
+            f"there is no stage {', '.join(unknown)} to set a knob of", hint=f"there are {', '.join(known)}"
+        )
+    return {
+        title: {
+            f"{stage}.{knob}": value for stage in labels & set(overrides) for knob, value in overrides[stage].items()
+        }
+        for title, labels in stages.items()
+    }
 
 
 def _inputs(source: _Source, name: str) -> tuple[str, ...]:

@@ -5,124 +5,24 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import sqlalchemy.exc
 from lsst.daf.butler import Butler, MissingCollectionError
 
-from nightlab.errors import BadInput, MissingData, NightLabError, RunLocked, StageFailed, WriteFailed
-from nightlab.pipelines.events import Listener, StageEvent, State, label, silent_listener
-from nightlab.pipelines.graph import (
-    Plan,
-    build_graph,
-    config_changes,
-    data_id,
-    load_pipeline,
-    make_plan,
-    pipeline_graph,
-    where,
-)
+from nightlab.errors import BadInput, MissingData, NightLabError, RunLocked, WriteFailed
+from nightlab.pipelines.events import Listener, silent_listener
+from nightlab.pipelines.graph import Plan, build_graph, config_changes, load_pipeline, make_plan, pipeline_graph
+from nightlab.pipelines.ledger import RunReport, close_ledger, open_ledger, settle, tell
 from nightlab.pipelines.runner import run_quanta, work_of
 from nightlab.pipelines.tasks import write_error
-from nightlab.pipelines.worker import Outcome, Place
+from nightlab.pipelines.worker import Place
 
 _READ_ONLY = ("readonly", "read-only", "unable to open")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """A quantum that has no results, why, and the command that tries it again."""
-
-    stage: str
-    data_id: Mapping[str, int | str]
-    message: str
-    error: str = ""
-    command: str = ""
-    details: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunReport:
-    """What became of a run.
-
-    Attributes
-    ----------
-    pipeline, repo, output_run
-        What was run, where, and where the results are.
-    total, existing, done
-        Quanta of the query; those that were complete before; those made now.
-    idle
-        Quanta with nothing to do, old and new, such as an image that no template covers.
-    failed, blocked
-        Quanta that raised, and those that could not start because of them.
-    seconds
-        Wall time.
-    stopped
-        Whether the run was asked to stop before its end.
-    """
-
-    pipeline: str
-    repo: str
-    output_run: str
-    total: int
-    existing: int
-    done: int
-    idle: tuple[Trouble, ...] = ()
-    failed: tuple[Trouble, ...] = ()
-    blocked: tuple[Trouble, ...] = ()
-    seconds: float = 0.0
-    stopped: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything that was asked for is there."""
-        return not (self.failed or self.blocked or self.stopped)
-
-    @property
-    def exit_code(self) -> int:
-        """0 when all is there, 1 when a stage failed or the run was stopped."""
-        return 0 if self.ok else 1
-
-    def check(self) -> RunReport:
-        """Return the report itself, or raise `StageFailed` when a quantum failed."""
-        if self.failed:
-            first = self.failed[0]
-            raise StageFailed(
-                f"{len(self.failed)} of {self.total} quanta failed; first {first.stage} {label(first.data_id)}: "
-                f"{first.message}",
-                hint=f"again: {first.command}",
-                failed=len(self.failed),
-                blocked=len(self.blocked),
-            )
-        return self
-
-    def text(self) -> str:
-        """Write the report for people."""
-        if self.existing == self.total and not self.failed:
-            lines = [f"{self.pipeline}: nothing to do, all {self.total} quanta are in {self.output_run}"]
-        else:
-            counts = {"made": self.done, "there before": self.existing, "failed": len(self.failed)}
-            counts |= {"blocked": len(self.blocked)}
-            said = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "made")
-            end = "stopped" if self.stopped else "finished"
-            lines = [f"{self.pipeline} {end} in {self.seconds:.1f} s: {said}, of {self.total} in {self.output_run}"]
-        lines += [f"  nothing to do: {item.stage} {label(item.data_id)}: {item.message}" for item in self.idle]
-        for item in self.failed:
-            lines += [f"  failed: {item.stage} {label(item.data_id)}: {item.message}", f"    again: {item.command}"]
-        for stage, count in Counter(item.stage for item in self.blocked).items():
-            lines.append(f"  blocked: {count} of {stage}, which need what failed")
-        if self.blocked:
-            labels = " AND ".join(f"{key}={value!r}" for key, value in self.failed[0].data_id.items())
-            lines.append(f"  to go on without: add to the query AND NOT ({labels})")
-        return "\n".join(lines)
 
 
 def run(
@@ -186,7 +86,17 @@ def run(
             _prepare(butler, plan)
         finally:
             butler.close()
-        return _execute(plan, place, pipeline, jobs, listener, stop, config or {}, begin)
+        ledger = open_ledger(plan, place, pipeline=pipeline, config=config or {}, listener=listener)
+        if plan.to_do:
+            run_quanta(
+                plan,
+                work_of(plan, place),
+                jobs=jobs,
+                started=lambda key: tell(ledger, key, "started"),
+                settled=lambda key, outcome, blocked: settle(ledger, key, outcome, blocked),
+                stop=stop,
+            )
+        return close_ledger(ledger, time.monotonic() - begin)
 
 
 @contextlib.contextmanager
@@ -276,92 +186,3 @@ def _prepare(butler: Butler, plan: Plan) -> None:
     plan.graph.init_output_run(butler)
     if plan.stale:
         butler.pruneDatasets(plan.stale, disassociate=True, unstore=True, purge=True)
-
-
-def _execute(
-    plan: Plan,
-    place: Place,
-    pipeline: str,
-    jobs: int,
-    listener: Listener,
-    stop: threading.Event | None,
-    config: Mapping[str, Any],
-    begin: float,
-) -> RunReport:
-    """Run what is to be done, tell the listener, and collect the report."""
-    quanta = plan.graph.build_execution_quanta()
-    labels = {key: str(info["task_label"]) for key, info in plan.graph.quantum_only_xgraph.nodes.items()}
-    totals, count = Counter(labels.values()), Counter(labels[key] for key in plan.complete)
-    troubles: dict[str, list[Trouble]] = {"idle": [], "failed": [], "blocked": []}
-    made = 0
-
-    def tell(key: UUID, state: State, message: str = "", seconds: float = 0.0) -> None:
-        listener(
-            StageEvent(
-                stage=labels[key],
-                data_id=data_id(quanta[key]),
-                state=state,
-                done=count.total(),
-                total=len(labels),
-                stage_done=count[labels[key]],
-                stage_total=totals[labels[key]],
-                message=message,
-                seconds=seconds,
-            )
-        )
-
-    def note(kind: str, key: UUID, outcome: Outcome) -> None:
-        troubles[kind].append(
-            Trouble(
-                stage=labels[key],
-                data_id=data_id(quanta[key]),
-                message=outcome.message,
-                error=outcome.error,
-                details=outcome.details,
-                command=_command(pipeline, labels[key], place, where(quanta[key]), config),
-            )
-        )
-
-    def settled(key: UUID, outcome: Outcome, blocked: list[UUID]) -> None:
-        nonlocal made
-        count[labels[key]] += 1
-        if outcome.state == "done":
-            made += 1
-            tell(key, "done", seconds=outcome.seconds)
-            return
-        note(outcome.state, key, outcome)
-        tell(key, "failed" if outcome.state == "failed" else "skipped", outcome.message, outcome.seconds)
-        why = Outcome(state="failed", message=f"needs {labels[key]} {label(data_id(quanta[key]))}, which failed")
-        for other in blocked:
-            count[labels[other]] += 1
-            note("blocked", other, why)
-            tell(other, "blocked", why.message)
-
-    for stage, there in count.items():
-        text = f"{there} of {totals[stage]} complete already"
-        shown = {"stage_done": there, "stage_total": totals[stage], "message": text}
-        listener(StageEvent(stage=stage, state="skipped", done=count.total(), total=len(labels), **shown))  # type: ignore[arg-type]
-    for key, message in plan.no_work.items():
-        note("idle", key, Outcome(state="idle", message=message))
-    if plan.to_do:
-        work = work_of(plan, place)
-        run_quanta(plan, work, jobs=jobs, started=lambda key: tell(key, "started"), settled=settled, stop=stop)
-    return RunReport(
-        pipeline=pipeline,
-        repo=place.repo,
-        output_run=place.output_run,
-        total=len(labels),
-        existing=len(plan.complete),
-        done=made,
-        seconds=time.monotonic() - begin,
-        stopped=count.total() < len(labels),
-        **{kind: tuple(items) for kind, items in troubles.items()},
-    )
-
-
-def _command(pipeline: str, stage: str, place: Place, query: str, config: Mapping[str, Any]) -> str:
-    """Write the command that runs one quantum again."""
-    knobs = [part for key, value in config.items() for part in ("--set", f"{key}={value}")]
-    name = f"{pipeline.partition('#')[0]}#{stage}"
-    words = ["nightlab", "run", name, "-b", place.repo, "-o", place.output_run, "-d", query, *knobs]
-    return shlex.join(words)

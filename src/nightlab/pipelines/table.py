@@ -27,7 +27,8 @@ class Dataset:
     Attributes
     ----------
     name
-        Dataset type in the repository.
+        Dataset type in the repository. It must not end in ``_log``, ``_metadata`` or ``_config``: the middleware would
+        take a product of that name for one of its own.
     storage_class
         How it is kept there.
     dimensions
