@@ -8,7 +8,7 @@ the kernel sum is one number for the whole image.
 Every star may besides move and change a little on its own: its shift and its flux are nuisance parameters with a
 Gaussian prior, integrated out of its normal equations. Proper motions and variables then cost weight, not accuracy.
 The reference has noise too, which in ordinary least squares pulls the kernel sum down (errors in variables); its
-expected share of the normal matrix is subtracted.
+expected share in everything that concerns the sum is subtracted from the normal matrix.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from nightlab.numeric.convolution import (
 
 type Floats = npt.NDArray[np.floating]
 type Bools = npt.NDArray[np.bool_]
+
+# Share of the reference's noise that is subtracted for the shape of the kernel. The rest stays as a penalty on shapes
+# that no star constrains; with all of it subtracted their amplitudes would run away.
+_SUBTRACTED = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +340,9 @@ def _noise_products(basis: Floats, autocorrelation: Floats | None, priors: tuple
     none = np.zeros_like(wide[0])
     rows = np.concatenate([wide, np.array([none, -priors[0] * dx, -priors[0] * dy, priors[1] * wide[0], none])])
     smeared = rows if autocorrelation is None else convolve_stamps(rows, np.asarray(autocorrelation, float))
-    return rows.reshape(len(rows), -1) @ smeared.reshape(len(rows), -1).T
+    products = rows.reshape(len(rows), -1) @ smeared.reshape(len(rows), -1).T
+    products[1 : len(basis), 1 : len(basis)] *= _SUBTRACTED
+    return products
 
 
 def _expansion(x: Floats, y: Floats, q: int, order: int, background_order: int, shape: tuple[int, int]) -> Floats:

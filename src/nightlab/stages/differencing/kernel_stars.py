@@ -31,6 +31,11 @@ class StarConfig(Config):
     """Knobs of the selection of the stars that the matching kernel is fitted to."""
 
     min_snr: float = Field(default=20.0, gt=0, description="Faintest star [sigma of its PSF flux].")
+    good_snr: float = Field(
+        default=50.0,
+        gt=0,
+        description="Stars fainter than this are left out where enough brighter ones exist [sigma].",
+    )
     max_extendedness: float = Field(default=0.5, description="Largest extendedness of what counts as a point [1].")
     isolation: float = Field(
         default=12.0, ge=0, description="Distance within which an isolated star has no neighbour [pixel]."
@@ -75,6 +80,8 @@ def select_stars(source: Table, shape: tuple[int, int], config: StarConfig) -> t
     else:
         best &= isolated(x, y, snr, config.isolation)
     chosen = np.flatnonzero(best if best.sum() >= config.preferred else clean)
+    bright = chosen[snr[chosen] >= config.good_snr]
+    chosen = bright if len(bright) >= 4 * config.preferred else chosen
     keep = spread(x[chosen], y[chosen], snr[chosen], shape, config)
     return x[chosen][keep], y[chosen][keep]
 
