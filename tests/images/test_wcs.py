@@ -82,3 +82,8 @@ def test_weights_let_a_fit_ignore_a_wrong_match():
 def test_too_few_matches_are_refused_with_both_numbers():
     with pytest.raises(TooFewStars, match="order 2 needs 9 matches, found 8"):
         fit_projection(*np.zeros((4, 8)), frame=FRAME, bbox=BOX, order=2)
+
+
+def test_no_positions_map_to_no_positions():
+    assert [part.shape for part in pixel_to_radec(_pointing(), [], [])] == [(0,), (0,)]
+    assert [part.shape for part in radec_to_pixel(_pointing(), [], [])] == [(0,), (0,)]

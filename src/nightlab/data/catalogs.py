@@ -15,10 +15,10 @@ from astropy.table import Table, vstack
 from lsst.daf.butler import Butler
 from lsst.images import Box, SkyProjection, TractFrame
 
-from nightlab.data.ingest import certify, ingest, ingest_reference, write_sky_map
+from nightlab.data.ingest import certify, ingest, ingest_reference, sky_map_is_there, write_sky_map
 from nightlab.data.instruments import instrument as instrument_named
 from nightlab.data.instruments.base import RawRecord, fits_file
-from nightlab.data.instruments.sdss import BANDS, detector_id, find_frame, published_projection
+from nightlab.data.instruments.sdss import BANDS, detector_id, find_frame, read_raw
 from nightlab.data.instruments.simcam import read_calibration
 from nightlab.data.locate import data_set
 from nightlab.data.repository import input_collections, make_repository, open_repository, writing
@@ -26,6 +26,7 @@ from nightlab.errors import BadInput, MissingData
 from nightlab.images.skymap import SkyMap, TractGrid
 from nightlab.images.wcs import fits_header, radec_to_pixel, tan_projection
 from nightlab.simulate import simulate
+from nightlab.stages.single_frame import calibrate
 
 CELL = 128  # pixels; a cell of constant PSF
 PATCH_MAX = 1024  # pixels
@@ -154,8 +155,10 @@ def _prepare_stripe82(root: Path, survey: Path | None) -> Prepared:
     frames = {key: find_frame(path) for key, path in paths.items()}
     butler = make_repository(root, "SDSS")
     ingest(butler, "SDSS", paths.values())
-    ingest_reference(butler, read_lsst_reference(files / "ref_cats" / "sdss_demo_ref_cat"), "sdss_demo")
-    write_sky_map(butler, stripe82_sky_map([paths[STRIPE82_SCIENCE[0], band] for band in BANDS]))
+    reference = read_lsst_reference(files / "ref_cats" / "sdss_demo_ref_cat")
+    ingest_reference(butler, reference, "sdss_demo")
+    if not sky_map_is_there(butler, "stripe82"):
+        write_sky_map(butler, stripe82_sky_map([paths[STRIPE82_SCIENCE[0], band] for band in BANDS], reference))
     template, science = (
         _visits([frame.visit for (of, _), frame in frames.items() if of == run])
         for run, _ in (STRIPE82_TEMPLATE, STRIPE82_SCIENCE)
@@ -174,21 +177,22 @@ def _prepare_stripe82(root: Path, survey: Path | None) -> Prepared:
     )
 
 
-def stripe82_sky_map(paths: Sequence[Path]) -> SkyMap:
-    """Make a sky map whose tracts are the grids of SDSS frames, so that a template on them is resampled only once.
+def stripe82_sky_map(paths: Sequence[Path], reference: Table) -> SkyMap:
+    """Make a sky map whose tracts are the calibrated grids of SDSS frames: a template on them is resampled only once.
 
     Parameters
     ----------
     paths
         One corrected frame per detector; its tract carries the detector's number, and a border around the frame.
+    reference
+        Reference catalogue the frames are calibrated against, as the pipelines will.
     """
     tracts = []
     for path in paths:
         frame = find_frame(path)
-        with fits_file(path, needed="the size of an SDSS frame") as hdus:
-            shape = (int(hdus[0].header["NAXIS2"]), int(hdus[0].header["NAXIS1"]))
-        bbox = Box.from_shape(shape)
-        header = fits_header(published_projection(frame, bbox), bbox)
+        calibrated = calibrate(read_raw(path), reference=reference).visit_image
+        shape = (calibrated.bbox.shape.y, calibrated.bbox.shape.x)
+        header = fits_header(calibrated.sky_projection, calibrated.bbox)
         header["CRPIX1"] = float(header["CRPIX1"]) + STRIPE82_BORDER
         header["CRPIX2"] = float(header["CRPIX2"]) + STRIPE82_BORDER
         (height, width), (cell_y, cell_x) = (side + 2 * STRIPE82_BORDER for side in shape), STRIPE82_CELL

@@ -311,6 +311,13 @@ def htm_index(ra: NDArray, dec: NDArray, level: int = HTM_LEVEL) -> NDArray[np.i
     return index
 
 
+def sky_map_is_there(butler: Butler, name: str) -> bool:
+    """Say whether a sky map of this name is stored."""
+    if not butler.registry.queryDimensionRecords("skymap", skymap=name).any():
+        return False
+    return butler.find_dataset("sky_map", skymap=name, collections=SKY_MAPS) is not None
+
+
 def write_sky_map(butler: Butler, sky_map: SkyMap) -> bool:
     """Register the tracts and patches of a sky map and store the map itself.
 
@@ -324,12 +331,10 @@ def write_sky_map(butler: Butler, sky_map: SkyMap) -> bool:
     BadInput
         When a different map of that name is in the repository.
     """
-    if butler.registry.queryDimensionRecords("skymap", skymap=sky_map.name).any():
-        ref = butler.find_dataset("sky_map", skymap=sky_map.name, collections=SKY_MAPS)
-        if ref is not None:
-            if butler.get(ref) != sky_map:
-                raise BadInput(f"another sky map is called {sky_map.name!r}", hint="choose another name")
-            return False
+    if sky_map_is_there(butler, sky_map.name):
+        if butler.get("sky_map", skymap=sky_map.name, collections=SKY_MAPS) != sky_map:
+            raise BadInput(f"another sky map is called {sky_map.name!r}", hint="choose another name")
+        return False
     counts = [tract.n_patches for tract in sky_map.tracts]
     with changing(butler), butler.transaction():
         butler.registry.syncDimensionData(

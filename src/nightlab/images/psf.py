@@ -172,13 +172,14 @@ def shift_stamps(stamps: Floats, dx: Floats, dy: Floats, order: int = LANCZOS) -
 
 
 def _shifters(shift: Floats, size: int, order: int) -> Floats:
+    """Make (n, size, size) matrices that shift rows of pixels; each row of taps sums to 1, so constants stay."""
+    reach = np.arange(-order, order + 1)
+    t = reach[None, :] - shift[:, None]
+    taps = np.where(np.abs(t) < order, np.sinc(t) * np.sinc(t / order), 0.0)
+    taps /= taps.sum(axis=1, keepdims=True)
     lag = np.arange(size)[:, None] - np.arange(size)[None, :]
-    t = lag[None] - shift[:, None, None]
-    weights = np.where(np.abs(t) < order, np.sinc(t) * np.sinc(t / order), 0.0)
-    # normalised by the full kernel, so that a constant stays constant and edges lose what falls off
-    taps = np.arange(-order, order + 1)[None, :] - shift[:, None]
-    total = np.where(np.abs(taps) < order, np.sinc(taps) * np.sinc(taps / order), 0.0).sum(axis=1)
-    return weights / total[:, None, None]
+    padded = np.pad(taps, ((0, 0), (0, 1)))  # the last column serves every lag beyond the kernel
+    return padded[:, np.where(np.abs(lag) <= order, lag + order, 2 * order + 1)]
 
 
 def _resize(stamps: Floats, size: int) -> Floats:

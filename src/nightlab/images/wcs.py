@@ -131,15 +131,19 @@ def fit_projection(
 
 def pixel_to_radec(projection: SkyProjection, x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
     """Evaluate a projection: pixels to ICRS degrees, right ascension in [0, 360)."""
-    sky = projection.pixel_to_sky_transform.apply_forward(x=np.asarray(x, float), y=np.asarray(y, float))
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if not x.size:  # AST refuses to map nothing
+        return np.empty(x.shape), np.empty(y.shape)
+    sky = projection.pixel_to_sky_transform.apply_forward(x=x, y=y)
     return np.rad2deg(sky.x) % 360.0, np.rad2deg(sky.y)
 
 
 def radec_to_pixel(projection: SkyProjection, ra: ArrayLike, dec: ArrayLike) -> tuple[Floats, Floats]:
     """Evaluate the inverse of a projection: ICRS degrees to pixels."""
-    pixel = projection.pixel_to_sky_transform.apply_inverse(
-        x=np.deg2rad(np.asarray(ra, float)), y=np.deg2rad(np.asarray(dec, float))
-    )
+    ra, dec = np.asarray(ra, float), np.asarray(dec, float)
+    if not ra.size:
+        return np.empty(ra.shape), np.empty(dec.shape)
+    pixel = projection.pixel_to_sky_transform.apply_inverse(x=np.deg2rad(ra), y=np.deg2rad(dec))
     return pixel.x, pixel.y
 
 

@@ -94,7 +94,7 @@ def band_table(metrics: xr.Dataset, columns: dict[str, str] | None = None) -> Ta
     if "visit_band" not in metrics.coords:
         return Table(names=("band", "visits"), dtype=(str, int))
     chosen = COLUMNS if columns is None else columns
-    bands = np.asarray(metrics["visit_band"].values, dtype=str)
+    bands = np.array([str(band) for band in metrics["visit_band"].values])
     rows = []
     for band in sorted(set(bands), key=lambda b: BANDS.find(b)):
         visits = metrics.isel(visit=np.flatnonzero(bands == band))
