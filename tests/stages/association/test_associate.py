@@ -185,6 +185,17 @@ def test_negatives_and_dipoles_are_a_choice():
             assert started.tolist() == [negative, dipoles]
 
 
+def test_a_small_change_of_a_bright_star_is_a_residual_and_starts_nothing():
+    ra, dec = _grid(4)
+    sources = _sources(1, 60000, ra, dec)
+    sources["psfFlux"] = [100.0, -100.0, 300.0, np.nan]
+    sources["scienceFlux"] = [9900.0, 100.0, 9900.0, 9900.0]
+    sources["templateFlux"] = [9800.0, 9900.0, 9800.0, 9800.0]
+    made = associate([sources])
+    assert (made.dia_source["diaObjectId"] > 0).tolist() == [False, False, True, True]
+    assert (associate([sources], AssociateConfig(min_change=0.0)).dia_source["diaObjectId"] > 0).all()
+
+
 def test_a_failed_subtraction_starts_nothing():
     ra, dec = _grid(5)
     made = associate(

@@ -66,6 +66,13 @@ class AssociateConfig(Config):
         default=True, description="whether sources fainter than the template may start objects"
     )
     new_from_dipoles: bool = Field(default=False, description="whether dipoles may start objects")
+    min_change: float = Field(
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="a source fainter than this fraction of the light beneath it may not start an object: PSF matching "
+        "leaves residuals of that size on bright stars",
+    )
     max_new_objects: int = Field(
         default=50_000,
         ge=0,
@@ -290,7 +297,16 @@ def _may_start(sources: Table, config: AssociateConfig) -> Bools:
         rejected |= np.asarray(sources["isNegative"], dtype=bool)
     if not config.new_from_dipoles:
         rejected |= np.asarray(sources["isDipole"], dtype=bool)
-    return ~rejected
+    return ~(rejected | _is_residual(sources, config.min_change))
+
+
+def _is_residual(sources: Table, min_change: float) -> Bools:
+    """Say which sources change the light beneath them by less than a fraction; unknown fluxes are no residuals."""
+    beneath = np.zeros(len(sources))
+    for name in ("scienceFlux", "templateFlux"):
+        if name in sources.colnames:
+            beneath = np.fmax(beneath, floats(sources, name))
+    return np.abs(floats(sources, "psfFlux")) < min_change * beneath
 
 
 def _stack(tables: Sequence[Table], config: AssociateConfig) -> Table:
