@@ -36,6 +36,8 @@ type Bools = npt.NDArray[np.bool_]
 # Share of the reference's noise that is subtracted for the shape of the kernel. The rest stays as a penalty on shapes
 # that no star constrains; with all of it subtracted their amplitudes would run away.
 _SUBTRACTED = 0.95
+# The same penalty, many times over, holds the spatial variation of the shape to what stars do constrain.
+_STIFFNESS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,7 @@ class FitRules:
     stamp_half_width: int = 15
     error_floor: float = 0.01
     shift_prior: float = 0.05
-    flux_prior: float = 0.03
+    flux_prior: float = 0.02
     rounds: int = 3
     max_chi: float = 1.5
     clip: float = 3.0
@@ -235,8 +237,9 @@ def fit_matching_kernel(
     """
     shape = (reference.shape[0], reference.shape[1])
     own = np.zeros_like(variance) if reference_variance is None else reference_variance
-    full, n_pixels, usable = _grams(
-        (reference, target, variance, own), good, x, y, basis, reference_autocorrelation, rules
+    noise_products = _noise_products(basis, reference_autocorrelation, (rules.shift_prior, rules.flux_prior))
+    full, noise, n_pixels, usable = _grams(
+        (reference, target, variance, own), good, x, y, basis, noise_products, rules
     )
     n_model = len(basis) + 1
     priors = np.eye(3) + full[:, n_model : n_model + 3, n_model : n_model + 3]
@@ -244,6 +247,7 @@ def fit_matching_kernel(
     cross = full[:, n_model : n_model + 3][:, :, keep]
     reduced = full[:, keep][:, :, keep] - np.einsum("nai,nab,nbj->nij", cross, np.linalg.inv(priors), cross)
     design = _expansion(x, y, len(basis), rules.order, rules.background_order, shape)
+    stiffness = _stiffness(noise, noise_products, design, len(basis), rules.order)
     used = usable.copy()
     for turn in range(rules.rounds + 1):
         if used.sum() < rules.min_stars:
@@ -253,7 +257,7 @@ def fit_matching_kernel(
                 found=int(used.sum()),
                 needed=rules.min_stars,
             )
-        solution, condition = _solve(reduced[used], design[used])
+        solution, condition = _solve(reduced[used], design[used], stiffness[used].sum(axis=0))
         chi, nuisance, errors = _residuals(full, reduced, priors, design @ solution, n_pixels, n_model)
         kept = usable & _accept(chi, nuisance[:, 2], used, rules.max_chi, rules.clip)
         if turn == rules.rounds or kept.sum() < rules.min_stars or np.array_equal(kept, used):
@@ -278,13 +282,14 @@ def _grams(
     x: Floats,
     y: Floats,
     basis: Floats,
-    autocorrelation: Floats | None,
+    noise_products: Floats,
     rules: FitRules,
-) -> tuple[Floats, Floats, Bools]:
+) -> tuple[Floats, Floats, Floats, Bools]:
     """Weighted inner products of every star's model images, nuisance images and data.
 
     `images` are reference, target, variance and the reference's own variance. Returns (n, q + 5, q + 5) over
-    [basis..., constant, d/dx, d/dy, flux, data], (n,) pixels and (n,) usable.
+    [basis..., constant, d/dx, d/dy, flux, data], (n,) noise of the reference in units of `noise_products`, (n,) pixels
+    and (n,) usable.
     """
     reference, target, variance, own_variance = images
     half, width = rules.stamp_half_width, basis.shape[1] // 2
@@ -298,8 +303,9 @@ def _grams(
     n, size = len(x), 2 * half + 1
     padded = (scipy.fft.next_fast_len(2 * reach + 1, real=True),) * 2
     transfer = scipy.fft.rfft2(basis, padded)
-    noise_products = _noise_products(basis, autocorrelation, priors)
-    gram, n_pixels = np.zeros((n, len(basis) + 5, len(basis) + 5)), np.zeros(n)
+    gram, n_pixels, own_noise = np.zeros((n, len(basis) + 5, len(basis) + 5)), np.zeros(n), np.zeros(n)
+    subtracted = noise_products.copy()
+    subtracted[1 : len(basis), 1 : len(basis)] *= _SUBTRACTED
     chunk = 32  # bounds the memory to some tens of MB
     for start in range(0, n, chunk):
         part = slice(start, min(start + chunk, n))
@@ -316,11 +322,12 @@ def _grams(
         weight = np.where(valid, 1.0 / np.where(valid, noise, 1.0), 0.0).reshape(len(models), -1)
         gram[part] = np.matmul(rows * weight[:, None, :], rows.transpose(0, 2, 1))
         own = own_variance[here].reshape(len(models), -1)
-        gram[part] -= (weight * own).sum(axis=1)[:, None, None] * noise_products
+        own_noise[part] = (weight * own).sum(axis=1)
+        gram[part] -= own_noise[part][:, None, None] * subtracted
         n_pixels[part] = valid.sum(axis=(1, 2))
     core = good[_window(cx, cy, 2, (ny, nx))].all(axis=(1, 2))
     usable = inside & core & (n_pixels > 0.7 * size * size)
-    return gram, n_pixels, usable
+    return gram, own_noise, n_pixels, usable
 
 
 def _window(
@@ -340,9 +347,7 @@ def _noise_products(basis: Floats, autocorrelation: Floats | None, priors: tuple
     none = np.zeros_like(wide[0])
     rows = np.concatenate([wide, np.array([none, -priors[0] * dx, -priors[0] * dy, priors[1] * wide[0], none])])
     smeared = rows if autocorrelation is None else convolve_stamps(rows, np.asarray(autocorrelation, float))
-    products = rows.reshape(len(rows), -1) @ smeared.reshape(len(rows), -1).T
-    products[1 : len(basis), 1 : len(basis)] *= _SUBTRACTED
-    return products
+    return rows.reshape(len(rows), -1) @ smeared.reshape(len(rows), -1).T
 
 
 def _expansion(x: Floats, y: Floats, q: int, order: int, background_order: int, shape: tuple[int, int]) -> Floats:
@@ -359,9 +364,21 @@ def _expansion(x: Floats, y: Floats, q: int, order: int, background_order: int, 
     return out
 
 
-def _solve(reduced: Floats, design: Floats) -> tuple[Floats, float]:
+def _stiffness(noise: Floats, noise_products: Floats, design: Floats, q: int, order: int) -> Floats:
+    """(n, n_unknowns, n_unknowns): every star's share in the penalty on spatial variation."""
+    k = len(chebyshev_powers(order))
+    varying = design[:, 1:q].copy()
+    constant = np.r_[0, 1 + np.arange(q - 1) * k, np.arange(1 + (q - 1) * k, design.shape[2])]
+    varying[:, :, constant] = 0.0
+    products = noise_products[1:q, 1:q]
+    shares: Floats = np.einsum("n,nqi,qr,nrj->nij", _STIFFNESS * noise, varying, products, varying, optimize=True)
+    return shares
+
+
+def _solve(reduced: Floats, design: Floats, stiffness: Floats) -> tuple[Floats, float]:
     """Sum the stars' normal equations and solve them, dropping directions that no star constrains."""
     matrix = np.einsum("nqi,nqr,nrj->ij", design, reduced[:, :-1, :-1], design, optimize=True)
+    matrix = matrix + stiffness
     vector = np.einsum("nqi,nq->i", design, reduced[:, :-1, -1])
     scale = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
     values, vectors = scipy.linalg.eigh(matrix / np.outer(scale, scale))

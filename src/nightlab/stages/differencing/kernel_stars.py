@@ -42,6 +42,7 @@ class StarConfig(Config):
     )
     per_cell: int = Field(default=6, ge=1, description="Most stars taken from one cell of the image, brightest first.")
     cell: int = Field(default=256, ge=32, description="Side of those cells [pixel].")
+    wanted: int = Field(default=60, ge=1, description="More are taken per cell where the image has few cells.")
     preferred: int = Field(
         default=15, ge=1, description="With fewer isolated points than this, any clean source is taken."
     )
@@ -106,7 +107,8 @@ def spread(x: Floats, y: Floats, snr: Floats, shape: tuple[int, int], config: St
     order = np.lexsort((x, y, -snr, cell))
     first = np.r_[True, np.diff(cell[order]) != 0] if len(order) else np.zeros(0, bool)
     rank = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
-    taken = order[rank < config.per_cell]
+    cells = columns * -(-shape[0] // config.cell)
+    taken = order[rank < max(config.per_cell, -(-config.wanted // cells))]
     brightest: NDArray[np.intp] = taken[np.lexsort((x[taken], y[taken], -snr[taken]))][: config.maximum]
     return brightest
 

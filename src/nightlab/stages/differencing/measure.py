@@ -108,10 +108,12 @@ def centroids(plane: Plane, x: Floats, y: Floats, *, iterations: int = 8, limit:
     for _ in range(iterations):
         star, by_x, by_y = plane.slopes(x, y)
         rows = np.stack([star, by_x, by_y], axis=1) * weight[:, None]
-        flat = rows.reshape(len(x), 3, -1)
+        flat = rows.reshape(len(x), 3, size * size)
         normal = flat @ flat.transpose(0, 2, 1)
         normal = normal + np.eye(3) * 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + np.eye(3) * 1e-30
-        values = np.linalg.solve(normal, np.einsum("nap,np->na", flat, plane.values.reshape(len(x), -1))[..., None])
+        values = np.linalg.solve(
+            normal, np.einsum("nap,np->na", flat, plane.values.reshape(len(x), size * size))[..., None]
+        )
         flux = np.where(values[:, 0, 0] == 0, 1.0, values[:, 0, 0])
         x = np.clip(x + np.clip(values[:, 1, 0] / flux, -0.5, 0.5), start_x - limit, start_x + limit)
         y = np.clip(y + np.clip(values[:, 2, 0] / flux, -0.5, 0.5), start_y - limit, start_y + limit)

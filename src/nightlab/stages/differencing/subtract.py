@@ -81,7 +81,7 @@ class SubtractConfig(Config):
     )
     error_floor: float = Field(default=0.01, ge=0, description="Model error as a fraction of a star's light.")
     shift_prior: float = Field(default=0.05, gt=0, description="Scatter of the stars' own shifts [pixel].")
-    flux_prior: float = Field(default=0.03, gt=0, description="Relative scatter of the stars' own fluxes.")
+    flux_prior: float = Field(default=0.02, gt=0, description="Relative scatter of the stars' own fluxes.")
     rounds: int = Field(default=3, ge=0, description="Rounds of rejection of kernel stars.")
     decorrelate: bool = Field(default=True, description="Make the noise of the difference white.")
     whitening_half_width: int = Field(
@@ -268,7 +268,11 @@ def _fit(
     science, template = widths
     reference, target = (pair.template, pair.science) if template_convolved else (pair.science, pair.template)
     shape = scaled_basis(*((template, science) if template_convolved else (science, template)), degrees=config.degrees)
-    order = config.kernel_order if len(x) >= 15 else 0
+    order, background = config.kernel_order, config.background_order
+    while order > 0 and len(x) < 5 * len(chebyshev_powers(order)):
+        order -= 1
+    while background > 0 and len(x) < 3 * len(chebyshev_powers(background)):
+        background -= 1
     return fit_matching_kernel(
         reference,
         target,
@@ -281,7 +285,7 @@ def _fit(
         reference_autocorrelation=correlations[1 if template_convolved else 0],
         rules=FitRules(
             order=order,
-            background_order=config.background_order if len(x) >= 25 else 0,
+            background_order=background,
             stamp_half_width=config.stamp_half_width,
             error_floor=config.error_floor,
             shift_prior=config.shift_prior,
