@@ -16,9 +16,8 @@ from nightlab.errors import MissingData, NightLabError, TooFewStars
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src/nightlab").rglob("*.py"))
-TRACKED = [
-    ROOT / name for name in subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-]
+LISTING = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+TRACKED = [ROOT / name for name in LISTING.stdout.split()]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))

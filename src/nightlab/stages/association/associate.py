@@ -70,8 +70,8 @@ class AssociateConfig(Config):
         default=0.02,
         ge=0,
         lt=1,
-        description="a source fainter than this fraction of the light beneath it may not start an object: PSF matching "
-        "leaves residuals of that size on bright stars",
+        description="a source fainter than this fraction of the light beneath it may not start an object: residuals "
+        "of PSF matching on bright stars are of that size",
     )
     max_new_objects: int = Field(
         default=50_000,

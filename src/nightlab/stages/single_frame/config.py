@@ -14,7 +14,7 @@ from nightlab.stages.single_frame.psf import PsfConfig
 
 
 class CalibrateConfig(Config):
-    """Knobs of `calibrate`."""
+    """Knobs of `calibrate`, from the instrument signature to the zero point."""
 
     isr: IsrConfig = Field(default=IsrConfig(), description="instrument signature removal")
     background: BackgroundConfig = Field(default=BackgroundConfig(), description="background model")
