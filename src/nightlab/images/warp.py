@@ -163,7 +163,7 @@ def warp(
         )
     mask = new_mask(schema, bbox)
     old = Mask(bits, schema=image.mask.schema, bbox=bbox)
-    for name in names:
+    for name in _present(old, names):
         mask.set(name, old.get(name))
     mask.set("NO_DATA", lost)
     return Warped(
@@ -175,6 +175,12 @@ def warp(
         correlation=correlation,
         copied=shift is not None,
     )
+
+
+def _present(mask: Mask, names: list[str]) -> list[str]:
+    """The planes among `names` that any pixel has; most are empty, and looking at each pixel again is slow."""
+    anywhere = np.bitwise_or.reduce(mask.array, axis=(0, 1))
+    return [name for name in names if mask.schema.bit(name).check(anywhere)]
 
 
 def _white() -> Floats:

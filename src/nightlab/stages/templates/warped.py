@@ -208,6 +208,9 @@ def _stitched(visit_image: VisitImage, patches: list[CellCoadd]) -> tuple[Masked
             fresh = np.isfinite(source) & ~np.isfinite(image[here])
             image[here][fresh] = source[fresh]
             variance[here][fresh] = patch.variance.array[there][fresh]
+            if patch.mask.schema == mask.schema:
+                mask.array[here][fresh] = patch.mask.array[there][fresh]
+                continue
             for name in patch.mask.schema.names & mask.schema.names:
                 plane = mask.get(name)
                 plane[here] |= patch.mask.get(name)[there] & fresh
