@@ -152,8 +152,13 @@ def test_noise_makes_as_many_sources_as_gauss_says(draw_visit, big_sky):
     result = run(big_sky.visit(2.0, 1.0, seed=11), big_sky.visit(2.0, 1.0, seed=12, visit=8), threshold=4.0)
     assert value(result, "score_noise") == pytest.approx(1.0, abs=0.05)
     expected = value(result, "n_blank_expected")
-    assert expected > 3
-    assert value(result, "n_blank") < 2 * expected + 3 * np.sqrt(expected)
+    # six pairs of images, so that the count means something; the approximation itself is good to some tens of percent
+    total, promised = value(result, "n_blank"), expected
+    for seed in range(13, 23, 2):
+        more = run(big_sky.visit(2.0, 1.0, seed=seed), big_sky.visit(2.0, 1.0, seed=seed + 1, visit=8), threshold=4.0)
+        total, promised = total + value(more, "n_blank"), promised + value(more, "n_blank_expected")
+    assert promised > 20
+    assert 0.5 < total / promised < 2.0
 
 
 def test_cosmic_rays_are_told_from_stars(sky):

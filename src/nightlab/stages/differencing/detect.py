@@ -46,7 +46,7 @@ METRICS = {
     "n_dipoles": Metric("DIASources classified as dipoles"),
     "n_clean": Metric("DIASources without a flag, dipoles left out"),
     "dia_source_density": Metric("DIASources per area", unit="deg-2"),
-    "n_blank": Metric("DIASources further than 6 pixels from any source of either image"),
+    "n_blank": Metric("DIASources on unmasked pixels, over 6 pixels from any 5 sigma source of either image"),
     "n_blank_expected": Metric("How many of these white Gaussian noise would make"),
     "blank_ratio": Metric("The former over the latter", target=5.0, sense="lower"),
     "score_noise": Metric("Robust standard deviation of the significance image", "", 1.0, "near", 0.08),
@@ -391,11 +391,15 @@ def _measures(
     template: VisitImage,
     config: DetectConfig,
 ) -> dict[str, float]:
-    blank = good & ~flagged(difference.mask, *UNUSABLE, "SAT_TEMPLATE")
+    # Only real sources may be cut out: a lower threshold would also hide the noise peaks that are to be counted.
+    blank = good & ~flagged(difference.mask, *UNUSABLE, "SAT_TEMPLATE", "INTERPOLATED", "SUSPECT")
     for image in (visit_image, template):
         has_data = np.isfinite(image.image.array) & np.isfinite(image.variance.array)
         blank &= blank_sky(
-            np.where(has_data, image.image.array, 0.0), np.where(has_data, image.variance.array, 1.0), has_data
+            np.where(has_data, image.image.array, 0.0),
+            np.where(has_data, image.variance.array, 1.0),
+            has_data,
+            threshold=5.0,
         )
     box = difference.bbox
     x = np.clip(np.rint(np.asarray(table["x"]) - box.x.start).astype(int), 0, box.x.size - 1)
