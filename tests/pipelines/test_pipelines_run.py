@@ -113,7 +113,9 @@ def test_a_failure_stops_only_what_needs_it(repo, pipeline, reference, monkeypat
     report = go(pipeline, repo)
     assert report.exit_code == 1
     assert [(item.stage, item.data_id["visit"]) for item in report.failed] == [("measure", 3)] * 2
-    assert sorted(item.stage for item in report.blocked) == ["join", "stack", "stack"]
+    assert not report.blocked
+    assert sorted(item.stage for item in report.partial) == ["join", "stack", "stack"]
+    assert "made without measure visit 3 detector 0, measure visit 3 detector 1, which failed" in report.text()
     failure = report.failed[0]
     assert failure.error == "TooFewStars"
     assert failure.message == "visit 3 has 2 stars, 10 are needed (lower the threshold)"
@@ -122,14 +124,65 @@ def test_a_failure_stops_only_what_needs_it(repo, pipeline, reference, monkeypat
     assert failure.message in report.text()
     with pytest.raises(StageFailed, match="2 of 11 quanta failed"):
         report.check()
-    assert len(products(repo)) == 6
-    # the run goes through without it, and takes it up when it can be had
+    made = products(repo)
+    assert len(made) == 9
+    # again: only what failed is tried, and what the rest made of the others stands
+    again = go(pipeline, repo)
+    assert (again.exit_code, again.existing, again.done, len(again.failed), len(again.partial)) == (1, 9, 0, 2, 3)
+    assert products(repo) == made
     without = go(pipeline, repo, query=f"{QUERY} AND visit != 3")
-    assert (without.ok, without.existing, without.done) == (True, 6, 3)
+    assert (without.ok, without.existing, without.done) == (True, 9, 0)
     monkeypatch.delenv("TOY_FAIL")
     resumed = go(pipeline, repo)
     assert (resumed.ok, resumed.existing, resumed.done) == (True, 6, 5)
     assert products(repo) == reference[1]
+
+
+def test_what_rests_on_a_mended_failure_is_made_again(repo, tmp_path, monkeypatch):
+    (tmp_path / "Toy.yaml").write_text(toy.WITH_CHECK)
+    pipeline = str(tmp_path / "Toy.yaml")
+    monkeypatch.setenv("TOY_FAIL", "3")
+    report = go(pipeline, repo, jobs=2)
+    # one table of each detector is missing: what reads it is blocked, what reads many goes on
+    assert sorted((item.stage, item.data_id["visit"]) for item in report.blocked) == [("check", 3)] * 2
+    assert "needs measure visit 3 detector 0, which failed" in report.blocked[0].message
+    assert report.done == 6 + 3 + 6
+    with Butler.from_config(str(repo), collections=[RUN]) as butler:
+        before = butler.get("toy_checked", instrument="Toy", visit=1, detector=0)["total"][0]
+        assert 3 not in butler.get("toy_joined", instrument="Toy")["visit"]
+    again = go(pipeline, repo)
+    assert (again.existing, again.done, len(again.failed), len(again.blocked)) == (15, 0, 2, 2)
+    monkeypatch.delenv("TOY_FAIL")
+    mended = go(pipeline, repo, jobs=2)
+    assert (mended.ok, mended.existing, mended.done) == (True, 6, 2 + 3 + 8)
+    with Butler.from_config(str(repo), collections=[RUN]) as butler:
+        assert butler.get("toy_checked", instrument="Toy", visit=1, detector=0)["total"][0] > before
+        assert 3 in butler.get("toy_joined", instrument="Toy")["visit"]
+    assert go(pipeline, repo).done == 0
+
+
+def test_nothing_is_made_of_nothing(repo, tmp_path, monkeypatch):
+    (tmp_path / "Toy.yaml").write_text(toy.WITH_CHECK)
+    monkeypatch.setenv("TOY_FAIL", "1,2,3,4")
+    report = go(str(tmp_path / "Toy.yaml"), repo)
+    assert (len(report.failed), len(report.blocked), report.done) == (8, 2 + 1 + 8, 0)
+    assert not products(repo)
+
+
+def test_an_input_that_came_later_makes_its_results_stale(repo, pipeline, reference):
+    assert go(pipeline, repo).ok
+    with Butler.from_config(str(repo), writeable=True) as butler:
+        where = "instrument='Toy' AND exposure=1 AND detector=1"
+        [ref] = butler.query_datasets("toy_raw", collections="Toy/raw", where=where, with_dimension_records=True)
+        raw = butler.get(ref)
+        butler.pruneDatasets([ref], disassociate=True, unstore=True, purge=True)
+        raw["value"] *= 2
+        butler.put(raw, ref)
+    report = go(pipeline, repo)
+    # the image, its patch and what is joined of all
+    assert (report.ok, report.done, report.existing) == (True, 3, 8)
+    changed = {key for key, bits in products(repo).items() if bits != reference[1][key]}
+    assert changed == {("toy_table", ("Toy", 1, 1)), ("toy_stacked", ("r", "toy_sky", 0, 1)), ("toy_joined", ("Toy",))}
 
 
 def test_another_config_is_refused(repo, pipeline):

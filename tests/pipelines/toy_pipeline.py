@@ -87,6 +87,10 @@ def join(tables, summaries=()):
     )
 
 
+def check(table, joined):
+    return SimpleNamespace(checked=Table({"visit": table["visit"][:1], "total": [joined["sum"].sum()]}))
+
+
 def _sum(table) -> float:
     return float(np.asarray(table["value"]).sum())
 
@@ -157,6 +161,16 @@ STAGES = {
             )
         },
     ),
+    "check": Stage(
+        name="toy_check",
+        function="toy_pipeline:check",
+        dimensions=VISIT,
+        inputs={
+            "table": Dataset(name="toy_table", storage_class="ArrowAstropy", dimensions=VISIT),
+            "joined": Dataset(name="toy_joined", storage_class="ArrowAstropy", dimensions=NIGHT),
+        },
+        outputs={"checked": Dataset(name="toy_checked", dimensions=VISIT, **TABLE)},
+    ),
 }
 
 for _stage in STAGES.values():
@@ -169,6 +183,7 @@ tasks:
   stack: {class: toy_pipeline.ToyStackTask}
   join: {class: toy_pipeline.ToyJoinTask}
 """
+WITH_CHECK = f"{YAML}  check: {{class: toy_pipeline.ToyCheckTask}}\n"
 INPUTS = ("Toy/raw", "Toy/calib", "refcats")
 
 

@@ -35,8 +35,11 @@ class Plan:
         All quanta, including the complete ones.
     complete
         Quanta whose results are in the output run already and still stand.
+    provisional
+        Products of quanta whose results stand unless something before them is made anew: the last time, what they
+        read from a quantum that failed was left out.
     to_do
-        The others, with their dependencies.
+        All but the complete ones, with their dependencies.
     no_work
         Of the complete ones, those that had nothing to do, and why.
     stale
@@ -45,6 +48,7 @@ class Plan:
 
     graph: PredictedQuantumGraph
     complete: frozenset[UUID]
+    provisional: Mapping[UUID, tuple[DatasetRef, ...]]
     to_do: networkx.DiGraph
     no_work: Mapping[UUID, str]
     stale: tuple[DatasetRef, ...]
@@ -183,48 +187,82 @@ def _listening(name: str, level: int) -> Iterator[list[str]]:
 def make_plan(graph: PredictedQuantumGraph, butler: Butler) -> Plan:
     """Tell what is complete from what is to be done.
 
-    A quantum is complete when its metadata is in the output run, everything before it is complete, and, where its
-    inputs are a matter of how much there is (many of them, or none that were of use), they are the same as then.
+    A quantum is complete when its metadata is in the output run, everything before it is complete, no input from
+    elsewhere came later, and, where its inputs are a matter of how much there is (many of them, or none that were of
+    use), they are the same as then.
     """
     quanta = graph.build_execution_quanta()
     stored = _stored(graph, butler)
     made = {ref.id for quantum in quanta.values() for ref in _refs(quantum.outputs)}
-    xgraph = graph.quantum_only_xgraph
+    outside = _unique([ref for quantum in quanta.values() for ref in _refs(quantum.inputs) if ref.id not in made])
+    tasks, xgraph = graph.pipeline_graph.tasks, graph.quantum_only_xgraph
+    records = [quanta[key].outputs[tasks[info["task_label"]].metadata_output.dataset_type_name][0] for key, info in
+               xgraph.nodes.items()]  # fmt: skip
+    since = _registered(butler, [*outside.values(), *(ref for ref in records if ref.id in stored)])
     complete: set[UUID] = set()
+    provisional: dict[UUID, tuple[DatasetRef, ...]] = {}
     no_work: dict[UUID, str] = {}
     stale: list[DatasetRef] = []
     for key in networkx.topological_sort(xgraph):
-        node = graph.pipeline_graph.tasks[xgraph.nodes[key]["task_label"]]
+        node = tasks[xgraph.nodes[key]["task_label"]]
         quantum = quanta[key]
         [metadata] = quantum.outputs[node.metadata_output.dataset_type_name]
         if metadata.id not in stored:
             continue
-        products = [ref for ref in _refs(quantum.outputs) if ref.id in stored]
-        stands = all(before in complete for before in xgraph.predecessors(key))
-        idle = not {ref.datasetType.name for ref in products} & {
-            edge.dataset_type_name for edge in node.outputs.values()
-        }
-        if stands and (idle or _gathers(node)):
-            record = butler.get(metadata)
-            told = record.get(node.label, {})
-            now = inputs_digest(ref for ref in _refs(quantum.inputs) if ref.id not in made or ref.id in stored)
-            stands = "inputs" not in told or told["inputs"] == now
-            if stands and idle:
+        products = tuple(ref for ref in _refs(quantum.outputs) if ref.id in stored)
+        own = {ref.datasetType.name for ref in products} & {edge.dataset_type_name for edge in node.outputs.values()}
+        inputs = [ref for ref in _refs(quantum.inputs) if ref.id not in made or ref.id in stored]
+        before = set(xgraph.predecessors(key))
+        lists = _lists(node)
+        stands = all(since[ref.id] <= since[metadata.id] for ref in inputs if ref.id in since)
+        if not before <= complete:
+            # what is read one by one must stand by itself; of what is read in lists some may never have been made
+            needed = {ref.id for kind, refs in quantum.inputs.items() if kind.name not in lists for ref in refs}
+            waiting = before - complete - provisional.keys()
+            given = {ref.id for other in waiting for ref in _refs(quanta[other].outputs)}
+            stands &= not given & (needed | {ref.id for ref in inputs})
+        if stands and (lists or not own):
+            told = butler.get(metadata).get(node.label, {})
+            stands = "inputs" not in told or told["inputs"] == inputs_digest(inputs)
+            if stands and not own:
                 no_work[key] = str(told["no_work"]) if "no_work" in told else _NOT_MADE
-        if stands:
+        if not stands:
+            stale.extend(products)
+        elif before <= complete:
             complete.add(key)
         else:
-            stale.extend(products)
-    to_do = networkx.DiGraph(xgraph.subgraph(set(xgraph) - complete))
+            provisional[key] = products
     return Plan(
-        graph=graph, complete=frozenset(complete), to_do=to_do, no_work=no_work, stale=tuple(_unique(stale).values())
+        graph=graph,
+        complete=frozenset(complete),
+        provisional=provisional,
+        to_do=networkx.DiGraph(xgraph.subgraph(set(xgraph) - complete)),
+        no_work={key: why for key, why in no_work.items() if key in complete},
+        stale=tuple(_unique(stale).values()),
     )
 
 
-def _gathers(node: TaskNode) -> bool:
-    """Whether a stage takes as many products of other stages as there are."""
+def _lists(node: TaskNode) -> set[str]:
+    """Dataset types of which a stage takes as many as there are."""
     connections = node.get_connections()
-    return any(getattr(connections, name).multiple for name in connections.inputs)
+    read = [getattr(connections, name) for name in (*connections.inputs, *connections.prerequisiteInputs)]
+    return {row.name for row in read if row.multiple}
+
+
+def _registered(butler: Butler, refs: list[DatasetRef]) -> dict[UUID, Any]:
+    """Times at which datasets came into the repository."""
+    searches = sorted({(ref.datasetType.nameAndComponent()[0], ref.run) for ref in refs})
+    times: dict[UUID, Any] = {}
+    for name, run in searches:
+        with butler.query() as query:
+            rows = query.join_dataset_search(name, collections=run).general(
+                butler.get_dataset_type(name).dimensions,
+                dataset_fields={name: {"dataset_id", "ingest_date"}},
+                find_first=False,
+            )
+            times.update((row[f"{name}.dataset_id"], row[f"{name}.ingest_date"]) for row in rows)
+    wanted = {ref.id for ref in refs}
+    return {key: time for key, time in times.items() if key in wanted}
 
 
 def _refs(datasets: Mapping[Any, Any]) -> Iterator[DatasetRef]:

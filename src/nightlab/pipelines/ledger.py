@@ -43,6 +43,8 @@ class RunReport:
         Quanta with nothing to do, old and new, such as an image that no template covers.
     failed, blocked
         Quanta that raised, and those that could not start because of them.
+    partial
+        Quanta whose results are there, but were made without what the failed ones should have given.
     seconds
         Wall time.
     stopped
@@ -58,6 +60,7 @@ class RunReport:
     idle: tuple[Trouble, ...] = ()
     failed: tuple[Trouble, ...] = ()
     blocked: tuple[Trouble, ...] = ()
+    partial: tuple[Trouble, ...] = ()
     seconds: float = 0.0
     stopped: bool = False
 
@@ -86,7 +89,7 @@ class RunReport:
 
     def text(self) -> str:
         """Write the report for people."""
-        if self.existing == self.total and not self.failed:
+        if self.existing == self.total:
             lines = [f"{self.pipeline}: nothing to do, all {self.total} quanta are in {self.output_run}"]
         else:
             counts = {"made": self.done, "there before": self.existing, "failed": len(self.failed)}
@@ -99,9 +102,11 @@ class RunReport:
             lines += [f"  failed: {item.stage} {label(item.data_id)}: {item.message}", f"    again: {item.command}"]
         for stage, count in Counter(item.stage for item in self.blocked).items():
             lines.append(f"  blocked: {count} of {stage}, which need what failed")
-        if self.blocked:
-            labels = " AND ".join(f"{key}={value!r}" for key, value in self.failed[0].data_id.items())
-            lines.append(f"  to go on without: add to the query AND NOT ({labels})")
+        lines += [f"  incomplete: {item.stage} {label(item.data_id)}: {item.message}" for item in self.partial]
+        if self.partial:
+            lines.append(
+                "  to complete it: mend what failed and run the same command again; what rests on it is redone"
+            )
         return "\n".join(lines)
 
 
@@ -121,7 +126,10 @@ class Ledger:
     idle: list[Trouble] = field(default_factory=list)
     failed: list[Trouble] = field(default_factory=list)
     blocked: list[Trouble] = field(default_factory=list)
+    partial: list[Trouble] = field(default_factory=list)
     made: list[UUID] = field(default_factory=list)
+    kept: list[UUID] = field(default_factory=list)
+    discarded: list[UUID] = field(default_factory=list)
 
 
 def open_ledger(plan: Plan, place: Place, *, pipeline: str, config: Mapping[str, Any], listener: Listener) -> Ledger:
@@ -174,21 +182,42 @@ def tell(ledger: Ledger, key: UUID, state: State, message: str = "", seconds: fl
     )
 
 
-def settle(ledger: Ledger, key: UUID, outcome: Outcome, blocked: list[UUID]) -> None:
-    """Book how a quantum ended, and what that blocks."""
-    stage = ledger.labels[key]
-    ledger.count[stage] += 1
-    if outcome.state == "done":
+def settle(ledger: Ledger, key: UUID, outcome: Outcome, causes: list[UUID]) -> None:
+    """Book how a quantum ended, and the failures because of which it lacked inputs."""
+    ledger.count[ledger.labels[key]] += 1
+    without = _names(ledger, causes)
+    match outcome.state:
+        case "blocked":
+            outcome = Outcome(state="blocked", message=f"needs {without}, which failed")
+            ledger.blocked.append(_trouble(ledger, key, outcome))
+            tell(ledger, key, "blocked", outcome.message)
+            if key in ledger.plan.provisional:
+                ledger.discarded.append(key)
+            return
+        case "failed":
+            ledger.failed.append(_trouble(ledger, key, outcome))
+            tell(ledger, key, "failed", outcome.message, outcome.seconds)
+            return
+        case "idle":
+            ledger.idle.append(_trouble(ledger, key, outcome))
+            tell(ledger, key, "skipped", outcome.message, outcome.seconds)
+            return
+    message = f"without {without}, which failed" if causes else ""
+    if causes:
+        ledger.partial.append(_trouble(ledger, key, Outcome(state=outcome.state, message=f"made {message}")))
+    if outcome.state == "kept":
+        ledger.kept.append(key)
+        tell(ledger, key, "skipped", f"complete already{message and ', '}{message}")
+    else:
         ledger.made.append(key)
-        tell(ledger, key, "done", seconds=outcome.seconds)
-        return
-    (ledger.failed if outcome.state == "failed" else ledger.idle).append(_trouble(ledger, key, outcome))
-    tell(ledger, key, "failed" if outcome.state == "failed" else "skipped", outcome.message, outcome.seconds)
-    why = Outcome(state="failed", message=f"needs {stage} {label(data_id(ledger.quanta[key]))}, which failed")
-    for other in blocked:
-        ledger.count[ledger.labels[other]] += 1
-        ledger.blocked.append(_trouble(ledger, other, why))
-        tell(ledger, other, "blocked", why.message)
+        tell(ledger, key, "done", message, outcome.seconds)
+
+
+def _names(ledger: Ledger, keys: list[UUID], most: int = 3) -> str:
+    """Name quanta for people: ``calibrate visit 3 detector 0, ... and 4 more``."""
+    shown = [f"{ledger.labels[key]} {label(data_id(ledger.quanta[key]))}" for key in keys[:most]]
+    more = len(keys) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def close_ledger(ledger: Ledger, seconds: float) -> RunReport:
@@ -198,11 +227,12 @@ def close_ledger(ledger: Ledger, seconds: float) -> RunReport:
         repo=ledger.place.repo,
         output_run=ledger.place.output_run,
         total=len(ledger.labels),
-        existing=len(ledger.plan.complete),
+        existing=len(ledger.plan.complete) + len(ledger.kept),
         done=len(ledger.made),
         idle=tuple(ledger.idle),
         failed=tuple(ledger.failed),
         blocked=tuple(ledger.blocked),
+        partial=tuple(ledger.partial),
         seconds=seconds,
         stopped=ledger.count.total() < len(ledger.labels),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy.exc
-from lsst.daf.butler import Butler, MissingCollectionError
+from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError
 
 from nightlab.errors import BadInput, MissingData, NightLabError, RunLocked, WriteFailed
 from nightlab.pipelines.events import Listener, silent_listener
@@ -96,7 +96,15 @@ def run(
                 settled=lambda key, outcome, blocked: settle(ledger, key, outcome, blocked),
                 stop=stop,
             )
+            _discard(place, [ref for key in ledger.discarded for ref in plan.provisional[key]])
         return close_ledger(ledger, time.monotonic() - begin)
+
+
+def _discard(place: Place, refs: list[DatasetRef]) -> None:
+    """Remove products that rest on something that was there before and could not be made again."""
+    if refs:
+        with place.open() as butler:
+            butler.pruneDatasets(refs, disassociate=True, unstore=True, purge=True)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from lsst.daf.butler import Quantum
 from lsst.pipe.base.graph_walker import GraphWalker
 
 from nightlab.pipelines.graph import Plan
+from nightlab.pipelines.needs import lacking, needs_of
 from nightlab.pipelines.worker import Outcome, Place, execute
 
 #: Sums must not depend on how many threads share them; set before a worker imports anything.
@@ -83,7 +84,8 @@ def run_quanta(
     jobs
         Processes; with 1, or when there is next to nothing to do, everything happens in this one.
     started, settled
-        Called as quanta start, and as they end together with the quanta that a failure blocks for good.
+        Called as quanta start, and as they end together with the failures because of which they lack an input. A
+        quantum is blocked when it cannot do without; else it is run with what there is.
     stop
         When set, nothing new is started.
     """
@@ -93,14 +95,33 @@ def run_quanta(
         label, quantum = work.quanta[key]
         return order[label], str(quantum.dataId)
 
+    needs = needs_of(plan.graph.pipeline_graph, work.quanta)
+    lost: dict[UUID, UUID] = {}
+    changed: set[UUID] = set()
     jobs = min(jobs, len(work.quanta))
     alone = jobs < 2 or len(work.quanta) <= 2
     walker = GraphWalker(plan.to_do.copy())
     queue: deque[UUID] = deque()
     active: set[UUID] = set()
+
+    def end(key: UUID, outcome: Outcome, causes: list[UUID]) -> None:
+        if outcome.state in ("failed", "blocked"):
+            lost[key] = causes[0] if outcome.state == "blocked" else key
+        if outcome.state != "kept" and (key not in lost or key in plan.provisional):
+            changed.add(key)
+        walker.finish(key)
+        settled(key, outcome, causes)
+
     with _here(work) if alone else _pool(work, jobs) as (submit, collect):
         for ready in walker:
-            queue.extend(sorted(ready, key=rank))
+            for key in sorted(ready, key=rank):
+                can, causes = lacking(needs[key], lost)
+                if not can:
+                    end(key, Outcome(state="blocked"), causes)
+                elif key in plan.provisional and changed.isdisjoint(plan.to_do.predecessors(key)):
+                    end(key, Outcome(state="kept"), causes)
+                else:
+                    queue.append(key)
             if stop is not None and stop.is_set():
                 queue.clear()
                 if not active:
@@ -110,10 +131,9 @@ def run_quanta(
                 active.add(key)
                 started(key)
                 submit(key)
-            for key, outcome in collect():
+            for key, outcome in collect() if active else []:
                 active.discard(key)
-                blocked = walker.fail(key) if outcome.state == "failed" else walker.finish(key)
-                settled(key, outcome, sorted(blocked or [], key=rank))
+                end(key, outcome, lacking(needs[key], lost)[1])
 
 
 @contextlib.contextmanager

@@ -45,9 +45,9 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a quantum ended; `idle` when there was nothing to do."""
+    """How a quantum ended; `idle` when there was nothing to do, `kept` when what an earlier run made still stands."""
 
-    state: Literal["done", "idle", "failed"]
+    state: Literal["done", "idle", "kept", "failed", "blocked"]
     message: str = ""
     error: str = ""
     details: str = ""
