@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from nightlab import __version__
-from nightlab.errors import MissingData, NightLabError
+from nightlab.errors import BadInput, MissingData, NightLabError
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -66,8 +67,9 @@ def _exit_codes(verbose: bool = False) -> Iterator[None]:
         print(f"nightlab: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  try: {error.hint}", file=sys.stderr)
-        code = MISSING if isinstance(error, MissingData) else FAILED
-        raise typer.Exit(code) from None
+        # what is wrong with pixels or tables is a kind of bad input too, but not of what was typed
+        codes = {BadInput: USAGE, MissingData: MISSING}
+        raise typer.Exit(codes.get(type(error), FAILED)) from None
     except KeyboardInterrupt:
         print("nightlab: interrupted; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -153,15 +155,16 @@ def _tell(night: Night) -> None:
     from nightlab.pipelines.summary import band_table, run_metrics
 
     report = night.report
-    print(report.text())
+    for told in night.reports:
+        print(told.text())
     with contextlib.suppress(MissingData):
         table = band_table(run_metrics(open_repository(night.repository), report.output_run))
         print()
         _show(table)
     print(f"\nproducts   {night.repository}, run {report.output_run}")
     print(f"metrics    nightlab metrics {night.repository} {report.output_run}")
-    if not report.ok:
-        raise typer.Exit(report.exit_code)
+    if night.exit_code:
+        raise typer.Exit(night.exit_code)
 
 
 @app.command()
@@ -201,8 +204,7 @@ def simulate(
         from nightlab.simulate import simulate as make
 
         if preset not in PRESETS:
-            print(f"nightlab: preset {preset} is unknown; there are {', '.join(PRESETS)}", file=sys.stderr)
-            raise typer.Exit(USAGE)
+            raise BadInput(f"there is no preset {preset}", hint=f"there are {', '.join(PRESETS)}")
         config = PRESETS[preset] if seed is None else PRESETS[preset].model_copy(update={"seed": seed})
         start = time.perf_counter()
         survey = make(directory, config)
@@ -252,10 +254,18 @@ def stages(
     stage = STAGES[name]
     print(f"{stage.function.replace(':', '.')}\n")
     if stage.config:
-        fields = load(stage.config).model_fields
-        rows = [(field, str(info.get_default(call_default_factory=True)), info.description or "") for field, info in
-                fields.items()]  # fmt: skip
-        _show(Table(rows=rows, names=("knob", "default", "meaning")), as_json=as_json)
+        knobs = list(_knob_rows(load(stage.config)()))
+        _show(Table(rows=knobs, names=("knob", "default", "meaning")), as_json=as_json)
+
+
+def _knob_rows(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield path, default and meaning of every knob, those of nested configurations under their own paths."""
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from _knob_rows(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value), info.description or ""
 
 
 @app.command()

@@ -301,8 +301,16 @@ def test_a_run_can_be_stopped_and_interrupted(repo, pipeline, reference):
 
 
 def test_what_is_not_there_is_named(repo, pipeline, tmp_path):
-    with pytest.raises(MissingData, match=r"no pipeline 'ApPip'.*ApPipe"):
+    with pytest.raises(BadInput, match=r"no pipeline 'ApPip'.*ApPipe"):
         go("ApPip", repo)
+    with pytest.raises(MissingData, match=r"no pipeline file .*ApPip.yaml"):
+        go("ApPip.yaml", repo)
+    with pytest.raises(BadInput, match=r"'runs/\*' cannot be the name"):
+        run(pipeline, repo, output_run="runs/*", inputs=toy.INPUTS)
+    with pytest.raises(BadInput, match=r"ToyMeasure has no knob nope.*--set"):
+        go(pipeline, repo, config={"measure.nope": 1})
+    with pytest.raises(BadInput, match=r"threshold.*--set"):
+        go(pipeline, repo, config={"measure.detect.threshold": "many"})
     with pytest.raises(BadInput, match="no stage mesure"):
         go(f"{pipeline}#mesure", repo)
     with pytest.raises(MissingData, match=r"nothing to run.*visit = 77"):

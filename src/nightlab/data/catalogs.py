@@ -93,7 +93,7 @@ def prepare(entry: str, root: str | Path, *, survey: str | Path | None = None) -
     Raises
     ------
     BadInput
-        When there is no such entry; the message lists those there are.
+        When there is no such entry (the message lists those there are), or the folder holds another.
     MissingData
         When its files are not on this machine.
     WriteFailed
@@ -107,6 +107,12 @@ def prepare(entry: str, root: str | Path, *, survey: str | Path | None = None) -
     if done is not None and done.entry == entry and done.repository == str(root) and Path(done.files).is_dir():
         open_repository(root)
         return done
+    if done is not None and done.entry != entry:
+        raise BadInput(
+            f"{root} is the repository of {done.entry!r}, not of {entry!r}",
+            hint="choose another folder, or leave the entry out",
+            path=str(root),
+        )
     prepared = ENTRIES[entry](root, None if survey is None else Path(survey).absolute())
     with writing(root):
         draft = marker.with_suffix(".tmp")

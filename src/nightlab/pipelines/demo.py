@@ -65,19 +65,20 @@ def run_demo(
     simulated = time.monotonic()
     night = run("ApPipe", "simulated", directory / "repository", survey=survey, jobs=jobs, listener=listener)
     ended = time.monotonic()
-    night.report.check()
+    for report in night.reports:
+        report.check()
     return "\n".join(
         [
-            *_night(night),
+            *_night(night, survey),
             f"simulated in {simulated - begin:.0f} s, pipelines ran in {ended - simulated:.0f} s on {jobs} processes",
         ]
     )
 
 
-def _night(night: Night) -> list[str]:
+def _night(night: Night, survey: Path) -> list[str]:
     butler = open_repository(night.repository)
     output = night.report.output_run
-    found = recovery(butler, output, night.files)
+    found = recovery(butler, output, survey)
     metrics = run_metrics(butler, output)
     return [
         "",

@@ -59,8 +59,10 @@ def pipeline_file(name: str) -> Path:
 
     Raises
     ------
+    BadInput
+        When no pipeline is called so; the message lists those we have.
     MissingData
-        When there is none; the message lists those we have.
+        When there is no such file.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -73,7 +75,7 @@ def pipeline_file(name: str) -> Path:
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    raise MissingData(f"there is no pipeline {name!r}", hint=f"known are {', '.join(known) or 'none'}", name=name)
+    raise BadInput(f"there is no pipeline {name!r}", hint=f"known are {', '.join(known) or 'none'}", name=name)
 
 
 def load_pipeline(name: str, config: Mapping[str, Any] | None = None) -> Pipeline:
@@ -89,9 +91,9 @@ def load_pipeline(name: str, config: Mapping[str, Any] | None = None) -> Pipelin
     Raises
     ------
     MissingData
-        When there is no such pipeline.
+        When there is no such file.
     BadInput
-        When it has no such stage or knob, or a value is not allowed.
+        When there is no pipeline of that name, it has no such stage or knob, or a value is not allowed.
     """
     base, _, labels = name.partition("#")
     file = pipeline_file(base)
@@ -129,7 +131,11 @@ def pipeline_graph(pipeline: Pipeline) -> PipelineGraph:
             if isinstance(link, BadInput):
                 raise link from None
             link = link.__cause__ or link.__context__
-        raise BadInput(f"the pipeline cannot be set up: {error}", hint="check the values given with --set") from error
+        reason = str(error).partition("\nFor more information")[0]
+        if unknown := re.search(r"(\w+)TaskConfig\w* has no attribute (\w+)", reason):
+            reason = f"{unknown[1]} has no knob {unknown[2]}"
+        hint = "check what was given with --set; `nightlab stages STAGE` lists the knobs"
+        raise BadInput(f"the pipeline cannot be set up: {' '.join(reason.split())}", hint=hint) from error
 
 
 def build_graph(stages: PipelineGraph, butler: Butler, query: str) -> PredictedQuantumGraph:
@@ -156,11 +162,13 @@ def build_graph(stages: PipelineGraph, butler: Butler, query: str) -> PredictedQ
                 query=query,
             ) from error
     if not len(graph):
-        reasons = [line.strip() for line in "\n".join(remarks).splitlines() if line.strip()]
-        shown = [line for line in reasons[1:] if not line.startswith("To reproduce")][:3]
+        # the builder explains itself with its source; what it counted or missed is told in plain lines
+        lines = [line.strip() for line in "\n".join(remarks).splitlines()[1:]]
+        source = re.compile(r"To reproduce|with butler|query[ .]|collections = |print|[)(}{\]]")
+        shown = [line for line in lines if line and not source.match(line)]
         raise MissingData(
             f"nothing to run: no data for {query or 'any query'!r} in {', '.join(butler.collections.defaults)}"
-            + (f" ({'; '.join(shown)})" if shown else ""),
+            + (f" ({'; '.join(shown[:2])})" if shown else ""),
             hint="check the query and that the inputs were ingested",
             query=query,
         )

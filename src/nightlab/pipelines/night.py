@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lsst.daf.butler import DataCoordinate
+
 from nightlab.data.catalogs import prepare, prepared_in
 from nightlab.data.instruments import INSTRUMENTS
 from nightlab.data.repository import input_collections, open_repository
@@ -28,7 +30,7 @@ class Night:
     Attributes
     ----------
     report
-        Of the pipeline that was asked for, or of ``Templates`` when that failed before it.
+        Of the pipeline that was asked for, or of ``Templates`` when that made no template at all.
     repository
         Folder of the Butler repository.
     runs
@@ -37,6 +39,8 @@ class Night:
         Prompt database, when the pipeline fills one.
     files
         Folder the raws came from, when the repository was made from a catalogue entry.
+    templates
+        Report of ``Templates``, when it was run on the way.
     """
 
     report: RunReport
@@ -44,6 +48,17 @@ class Night:
     runs: tuple[str, ...]
     apdb: Path | None = None
     files: Path | None = None
+    templates: RunReport | None = None
+
+    @property
+    def reports(self) -> tuple[RunReport, ...]:
+        """Reports of everything that was run, in order."""
+        return (self.report,) if self.templates in (None, self.report) else (self.templates, self.report)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is there, 1 when a stage failed or the run was stopped."""
+        return max(report.exit_code for report in self.reports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +89,8 @@ def run(
     """Run a pipeline on an entry of the catalogue or on a repository; again to resume.
 
     ``ApPipe`` needs templates: where ``Templates`` has not been finished, it is run first, on the entry's template
-    visits.
+    visits. A template visit that fails is left out; it is tried again the next time, and differences that lack it are
+    then made again.
 
     Parameters
     ----------
@@ -120,11 +136,12 @@ def run(
     source = _source(data, repository, survey)
     calling: dict[str, Any] = {"jobs": jobs, "listener": listener, "stop": stop}
     runs: tuple[str, ...] = ()
+    first: RunReport | None = None
     if name == "ApPipe" and "warp_template" in stages:
         runs = (TEMPLATES_RUN,)
-        report = _templates(source, knobs[TEMPLATES], **calling)
-        if report is not None and not report.ok:
-            return Night(report=report, repository=source.repository, runs=runs, files=source.files)
+        first = _templates(source, knobs[TEMPLATES], **calling)
+        if first is not None and (first.stopped or not _has(source.repository, "template_coadd")):
+            return Night(report=first, repository=source.repository, runs=runs, files=source.files, templates=first)
     output = output_run or f"runs/{name}"
     config = knobs[name]
     apdb = None
@@ -143,12 +160,14 @@ def run(
         **calling,
     )
     runs = tuple(dict.fromkeys((*runs, output)))
-    return Night(report=report, repository=source.repository, runs=runs, apdb=apdb, files=source.files)
+    return Night(
+        report=report, repository=source.repository, runs=runs, apdb=apdb, files=source.files, templates=first
+    )
 
 
 def _templates(source: _Source, config: Mapping[str, Any], **calling: Any) -> RunReport | None:
     """Make the templates, unless they are finished or nobody said of which visits."""
-    if not source.template or _finished(source.repository, TEMPLATES_RUN):
+    if not source.template or _finished(source.repository):
         return None
     return run_pipeline(
         TEMPLATES,
@@ -189,12 +208,24 @@ def _inputs(source: _Source, name: str) -> tuple[str, ...]:
     return (TEMPLATES_RUN, *source.collections) if TEMPLATES_RUN in there else source.collections
 
 
-def _finished(repository: Path, output_run: str) -> bool:
-    """Whether a pipeline got to its end: the gathered metrics are the last thing it writes."""
+def _finished(repository: Path) -> bool:
+    """Whether ``Templates`` got to its end (the gathered metrics are the last thing it writes) and nothing failed."""
+    if not _has(repository, "metrics"):
+        return False
+    # a quantum that fails leaves its log and no metadata
+    return not any(
+        _has(repository, f"{stage}_log") - _has(repository, f"{stage}_metadata")
+        for stage in load_pipeline(TEMPLATES).task_labels
+    )
+
+
+def _has(repository: Path, name: str) -> set[DataCoordinate]:
+    """Find the data ids for which ``Templates`` has left a dataset."""
     with open_repository(repository) as butler:
-        if output_run not in butler.collections.query("runs/*") or not butler.registry.queryDatasetTypes(["metrics"]):
-            return False
-        return bool(butler.query_datasets("metrics", collections=output_run, find_first=False, explain=False))
+        if TEMPLATES_RUN not in butler.collections.query("runs/*") or not butler.registry.queryDatasetTypes([name]):
+            return set()
+        found = butler.query_datasets(name, collections=TEMPLATES_RUN, find_first=False, explain=False, limit=None)
+        return {ref.dataId for ref in found}
 
 
 def _source(data: str | None, repository: str | Path | None, survey: str | Path | None) -> _Source:

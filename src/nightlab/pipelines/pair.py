@@ -16,12 +16,13 @@ from nightlab.images.skymap import SkyMap, TractGrid
 from nightlab.images.wcs import fits_header
 from nightlab.stages.differencing import DetectConfig, SubtractConfig, detect_dia_sources, subtract
 from nightlab.stages.single_frame import CalibrateConfig, calibrate
-from nightlab.stages.templates import TemplateConfig, WarpConfig, build_template, warp_template
+from nightlab.stages.templates import TemplateConfig, build_template, warp_template
 
 if TYPE_CHECKING:
     import xarray as xr
     from astropy.table import Table
     from lsst.images import DifferenceImage, VisitImage
+    from lsst.images.cells import CellCoadd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def subtract_files(
     """
     frames = [calibrate(read_generic(path), config=calibrate_config) for path in (science, template)]
     image, other = frames[0].visit_image, frames[1].visit_image
-    warped = warp_template(image, [_on_grid_of(image, other)], config=WarpConfig())
+    warped = warp_template(image, [_on_grid_of(image, other)])
     difference = subtract(image, warped.template_detector, frames[0].source, config=subtract_config)
     found = detect_dia_sources(difference.difference_image, image, warped.template_detector, config=detect_config)
     return PairDifference(
@@ -82,12 +83,11 @@ def subtract_files(
     )
 
 
-def _on_grid_of(image: VisitImage, other: VisitImage):  # type: ignore[no-untyped-def]
+def _on_grid_of(image: VisitImage, other: VisitImage) -> CellCoadd:
     """Make a one-visit coadd of `other` whose single patch has the pixels of `image`."""
     shape = (image.bbox.shape.y, image.bbox.shape.x)
-    tract = TractGrid(
-        tract=0, header=fits_header(image.sky_projection, image.bbox), shape=shape, patch=shape, cell=(256, 256)
-    )
+    header = fits_header(image.sky_projection, image.bbox)
+    tract = TractGrid(tract=0, header=header, shape=shape, patch=shape, border=0, cell=(256, 256))
     sky_map = SkyMap(name=f"pixels of visit {visit_of(image)}", tracts=(tract,))
     return build_template([other], sky_map, 0, 0, config=TemplateConfig()).template_coadd
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,6 +78,8 @@ def run(
         When the repository cannot be written.
     """
     begin = time.monotonic()
+    if not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", output_run):
+        raise BadInput(f"{output_run!r} cannot be the name of an output run", hint="for example: runs/ApPipe")
     stages = pipeline_graph(load_pipeline(pipeline, config))
     place = Place(repo=str(repo), output_run=output_run, inputs=tuple(inputs))
     with output_lock(repo, output_run), _writing(repo):
