@@ -348,12 +348,12 @@ def _add_dipoles(table: Table, index: Ints, fit: DipoleFit | None, scale: float,
 def _sky(
     image: DifferenceImage, x: Floats, y: Floats, x_error: Floats, y_error: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Positions and errors in degrees; the error of ra is one of the coordinate, not of the angle on the sky."""
+    """Positions and errors in degrees; the error of ra is an angle on the sky: cos(dec) is in it."""
     box = image.bbox
     ra, dec = pixel_to_radec(image.sky_projection, x + box.x.start, y + box.y.start)
     matrix = jacobian(image.sky_projection, box.x.center, box.y.center)
     on_sky = [np.hypot(row[0] * x_error, row[1] * y_error) for row in matrix]
-    return ra, dec, on_sky[0] / np.cos(np.deg2rad(dec)), on_sky[1]
+    return ra, dec, on_sky[0], on_sky[1]
 
 
 def _footprint_sizes(peaks: Peaks, chosen: Ints) -> NDArray[np.int32]:
