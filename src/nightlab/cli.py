@@ -87,7 +87,7 @@ def _listener(plain: bool) -> Iterator[Listener]:
 
 
 def _show(table: Table, *, as_json: bool = False) -> None:
-    """Print a table for people, or as JSON records."""
+    """Print a table for people, words to the left and numbers to the right; or as JSON records."""
     if as_json:
         records = [{name: _plain(row[name]) for name in table.colnames} for row in table]
         print(json.dumps(records, indent=1))
@@ -96,7 +96,11 @@ def _show(table: Table, *, as_json: bool = False) -> None:
     for name in shown.colnames:
         if shown[name].dtype.kind == "f":
             shown[name].info.format = ".4g"
-    print("\n".join(shown.pformat(max_lines=-1, max_width=-1, show_unit=any(c.unit for c in shown.itercols()))))
+    align = [">" if column.dtype.kind in "fiu" else "<" for column in shown.itercols()]
+    lines = shown.pformat(
+        max_lines=-1, max_width=-1, align=align, show_unit=any(column.unit for column in shown.itercols())
+    )
+    print("\n".join(line.rstrip() for line in lines))
 
 
 def _plain(value: Any) -> Any:

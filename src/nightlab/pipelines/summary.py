@@ -51,7 +51,9 @@ def run_metrics(butler: Butler, run: str) -> xr.Dataset:
     MissingData
         When the run is unknown or has gathered none.
     """
-    return one_of_run(butler, "metrics", run)
+    metrics = one_of_run(butler, "metrics", run)
+    # zarr gives variables back in no order
+    return metrics[sorted(metrics.data_vars)]
 
 
 def one_of_run(butler: Butler, name: str, run: str) -> Any:
