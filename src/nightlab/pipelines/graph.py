@@ -164,7 +164,7 @@ def build_graph(stages: PipelineGraph, butler: Butler, query: str) -> PredictedQ
     if not len(graph):
         # the builder explains itself with its source; what it counted or missed is told in plain lines
         lines = [line.strip() for line in "\n".join(remarks).splitlines()[1:]]
-        source = re.compile(r"To reproduce|with butler|query[ .]|collections = |print|[)(}{\]]")
+        source = re.compile(r"To reproduce|with butler|query[ .]|collections = |print|And then |[)(}{\]]")
         shown = [line for line in lines if line and not source.match(line)]
         raise MissingData(
             f"nothing to run: no data for {query or 'any query'!r} in {', '.join(butler.collections.defaults)}"

@@ -121,9 +121,10 @@ def one_thread() -> Iterator[None]:
 
 
 def inputs_digest(refs: Iterable[DatasetRef]) -> str:
-    """Name a set of datasets in twelve hexadecimal digits, whatever their order."""
+    """Name a set of datasets, whatever their order."""
     text = ",".join(sorted({str(ref.id) for ref in refs}))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    # the metadata take a text of nothing but digits for a number
+    return f"sha256-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def write_error(error: BaseException, what: str) -> WriteFailed | None:
