@@ -116,12 +116,15 @@ def run(
     query: QueryOption = "",
     output: Annotated[str, typer.Option("--output", "-o", help="Output run; runs/PIPELINE when absent.")] = "",
     jobs: JobsOption = 2,
+    survey: Annotated[
+        Path | None, typer.Option("--survey", help="Folder of the entry's files, such as a simulated survey's.")
+    ] = None,
     knobs: SetOption = None,
     plain: PlainOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Run a pipeline on a catalogue entry or on a repository; run again to resume."""
-    if (data is None) == (repository is None) and data is None:
+    if data is None and repository is None:
         print("nightlab: name the data with --data ENTRY or the repository with --repository", file=sys.stderr)
         raise typer.Exit(USAGE)
     with _exit_codes(verbose):
@@ -132,6 +135,7 @@ def run(
                 pipeline,
                 data,
                 repository,
+                survey=survey,
                 query=query,
                 output_run=output,
                 jobs=jobs,
