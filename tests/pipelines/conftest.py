@@ -1,7 +1,11 @@
 import shutil
 
 import pytest
+import tiny_night
 import toy_pipeline
+
+from nightlab.pipelines import night
+from nightlab.simulate import simulate
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +24,30 @@ def pipeline(tmp_path):
     file = tmp_path / "Toy.yaml"
     file.write_text(toy_pipeline.YAML)
     return str(file)
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory):
+    """Folder of the tiny simulated survey."""
+    return simulate(tmp_path_factory.mktemp("survey"), tiny_night.SURVEY).directory
+
+
+@pytest.fixture(scope="session")
+def with_templates(survey, tmp_path_factory):
+    """A repository of it in which Templates has run; copy it before writing into it."""
+    folder = tmp_path_factory.mktemp("night") / "templates"
+    made = night.run("Templates", "simulated", folder, survey=survey, jobs=1)
+    assert made.report.ok, made.report.text()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(with_templates, tmp_path_factory):
+    """A repository in which two workers have taken all visits through ApPipe; others may run into other runs of it."""
+    folder = shutil.copytree(with_templates, tmp_path_factory.mktemp("night") / "undisturbed")
+    made = night.run("ApPipe", repository=folder, jobs=2)
+    assert made.report.ok, made.report.text()
+    assert made.repository == folder
+    assert made.templates is None
+    assert made.report.done == made.report.total == 18
+    return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,8 @@ def prepared_in(root: str | Path) -> Prepared:
     done = _read_marker(Path(root).absolute() / "nightlab.json")
     if done is None:
         raise MissingData(f"{root} holds no prepared data", hint="run nightlab.data.catalogs.prepare", path=str(root))
-    return done
+    # it may have been moved or copied since
+    return replace(done, repository=str(Path(root).absolute()))
 
 
 def _read_marker(path: Path) -> Prepared | None:

@@ -129,8 +129,8 @@ def fill_apdb(
     apdb = open_apdb(config.uri) if old else create_apdb(config.uri)
     offered = _offered(apdb, dia_source, dia_forced_source, config)
     log = logged_visits(apdb)
-    _refuse_late(offered, log)
-    statuses = {visit.visit: _compare(apdb, visit, log.get(visit.visit)) for visit in offered}
+    _refuse_late(offered, log, config.uri)
+    statuses = {visit.visit: _compare(apdb, visit, log.get(visit.visit), config.uri) for visit in offered}
     new = {visit.visit for visit in offered if statuses[visit.visit] == "stored"}
     versions = object_versions(dia_source, new)
     means = _ForcedMeans.start(dia_object, dia_forced_source)
@@ -242,7 +242,7 @@ def _no_objects() -> pandas.DataFrame:
     return pandas.DataFrame({"diaObjectId": np.empty(0, np.int64), "ra": np.empty(0), "dec": np.empty(0)})
 
 
-def _refuse_late(offered: list[_Visit], log: dict[int, LoggedVisit]) -> None:
+def _refuse_late(offered: list[_Visit], log: dict[int, LoggedVisit], uri: str) -> None:
     if not log:
         return
     newest = max(log.values(), key=lambda row: (row.midpointMjdTai, row.visit))
@@ -251,14 +251,21 @@ def _refuse_late(offered: list[_Visit], log: dict[int, LoggedVisit]) -> None:
         raise LateVisit(
             f"visit {late[0].visit} (MJD {late[0].midpoint:.6f}) is older than visit {newest.visit} "
             f"(MJD {newest.midpointMjdTai:.6f}), the newest in the prompt database; {len(late)} such visits came",
-            hint="fill a new database with all visits, in time order",
+            hint=_remedy(uri),
             visits=[visit.visit for visit in late],
             newest_visit=newest.visit,
             newest_mjd_tai=newest.midpointMjdTai,
         )
 
 
-def _compare(apdb: ApdbSql, visit: _Visit, row: LoggedVisit | None) -> str:
+def _remedy(uri: str) -> str:
+    return (
+        f"what is stored is never changed: if nothing else fills the database {uri}, remove it and run the same "
+        "command again, which fills a new one with all visits in time order; else give fill_apdb.uri another place"
+    )
+
+
+def _compare(apdb: ApdbSql, visit: _Visit, row: LoggedVisit | None, uri: str) -> str:
     if row is None:
         return "stored"
     recovered = not row.digest
@@ -266,7 +273,7 @@ def _compare(apdb: ApdbSql, visit: _Visit, row: LoggedVisit | None) -> str:
     if not same:
         raise BadInput(
             f"visit {visit.visit} is in the prompt database with other sources than the {len(visit.sources)} offered",
-            hint="a stored visit cannot be replaced; fill a new database",
+            hint=_remedy(uri),
             visit=visit.visit,
         )
     if recovered:
