@@ -25,7 +25,7 @@ class Visit:
     exposure_time
         Open-shutter time [s].
     day_obs, seq_num
-        Night as yyyymmdd, and running number within it.
+        Night as yyyymmdd (days change at noon TAI), and running number within it.
     ra, dec, rotation
         Nominal boresight and position angle of the focal plane's y axis, as the header has them [deg].
     true_ra, true_dec, true_rotation
@@ -139,7 +139,7 @@ def _observe(
         role=role,
         mjd=mjd,
         exposure_time=config.exposure_time,
-        day_obs=int(Time(np.floor(mjd), format="mjd", scale="tai").strftime("%Y%m%d")),
+        day_obs=int(Time(np.floor(mjd - 0.5), format="mjd", scale="tai").strftime("%Y%m%d")),
         seq_num=sequence,
         ra=float(ra),
         dec=float(dec),
