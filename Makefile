@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs benchmarks clean
+.PHONY: demo test lint benchmarks clean
 
 demo: .venv/.core  ## simulate a small survey, run Templates and ApPipe on it, print what came out
 	$(BIN)/nightlab demo --jobs $(JOBS)

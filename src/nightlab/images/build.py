@@ -31,9 +31,8 @@ def observation(
     dec: float,
     rotation: float = 0.0,
     airmass: float = float("nan"),
-    observation_type: str = "science",
 ) -> ObservationInfo:
-    """Describe an exposure.
+    """Describe a science exposure.
 
     Parameters
     ----------
@@ -51,8 +50,6 @@ def observation(
         Position angle of the detector's y axis [deg].
     airmass
         At the start; NaN when unknown.
-    observation_type
-        ``science``, ``bias``, ...
     """
     begin = astropy.time.Time(mjd_tai, format="mjd", scale="tai")
     facts = {
@@ -68,7 +65,7 @@ def observation(
         "tracking_radec": SkyCoord(ra, dec, unit="deg", frame="icrs"),
         "boresight_rotation_angle": astropy.coordinates.Angle(rotation, unit="deg"),
         "boresight_rotation_coord": "sky",
-        "observation_type": observation_type,
+        "observation_type": "science",
     }
     if np.isfinite(airmass):
         facts["boresight_airmass"] = float(airmass)

@@ -115,7 +115,7 @@ def make_detector(
         The visit whose geometry this is.
     """
     middle = (bbox.x.center, bbox.y.center)
-    frames = _frame_set(instrument, {detector_id: (bbox, middle, centre)}, pixel_scale)
+    frames = _frame_set(instrument, detector_id, bbox, middle, centre, pixel_scale)
     attributes = DetectorAttributes(
         name=name,
         id=detector_id,
@@ -136,18 +136,22 @@ def make_detector(
 
 
 def _frame_set(
-    instrument: str, detectors: dict[int, tuple[Box, tuple[float, float], tuple[float, float]]], pixel_scale: float
+    instrument: str,
+    detector_id: int,
+    bbox: Box,
+    middle: tuple[float, float],
+    centre: tuple[float, float],
+    pixel_scale: float,
 ) -> CameraFrameSet:
     focal_plane = Ast.Frame(2, "Ident=FOCAL_PLANE,Unit(1)=pixel,Unit(2)=pixel")
     frames = Ast.FrameSet(focal_plane)
     radians = (pixel_scale * u.arcsec).to_value(u.rad)
     frames.addframe(1, Ast.ZoomMap(2, radians), Ast.Frame(2, "Ident=FIELD_ANGLE,Unit(1)=rad,Unit(2)=rad"))
-    for detector_id, (bbox, middle, centre) in detectors.items():
-        shift = Ast.ShiftMap([middle[0] - centre[0], middle[1] - centre[1]])
-        frame = Ast.Frame(2, f"Ident=DETECTOR_{detector_id}")
-        for axis, interval in ((1, bbox.x), (2, bbox.y)):
-            frame.set(f"Bottom({axis})={interval.start},Top({axis})={interval.stop}")
-        frames.addframe(1, shift, frame)
+    shift = Ast.ShiftMap([middle[0] - centre[0], middle[1] - centre[1]])
+    frame = Ast.Frame(2, f"Ident=DETECTOR_{detector_id}")
+    for axis, interval in ((1, bbox.x), (2, bbox.y)):
+        frame.set(f"Bottom({axis})={interval.start},Top({axis})={interval.stop}")
+    frames.addframe(1, shift, frame)
     sink = bridge.StringStream()
     Ast.Channel(None, sink).write(frames)
     return CameraFrameSet(instrument, bridge.FrameSet.fromString(sink.to_string()))

@@ -117,7 +117,7 @@ def fit_projection(
     design = np.stack([((x - x0) / span) ** i * ((y - y0) / span) ** j for i, j in powers], axis=1)
     root = np.ones_like(x) if weights is None else np.sqrt(np.asarray(weights, dtype=float))
     # The reference pixel of a TAN must map to the tangent point: move the tangent point onto what the fit gives at
-    # (x0, y0), twice, so that the constant terms vanish.
+    # (x0, y0), until the constant terms vanish.
     for _ in range(3):
         xi, eta = _gnomonic(ra, dec, ra0, dec0)
         solution = np.linalg.lstsq(design * root[:, None], np.stack([xi, eta], 1) * root[:, None], rcond=None)[0]

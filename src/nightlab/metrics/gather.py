@@ -20,8 +20,7 @@ class Gathered:
     metrics
         Variables ``room.metric`` over the dimensions their stage works on (visit and detector, tract and patch, or
         none), and ``room.ran``, True where the stage ran: a NaN there is a measurement that failed, elsewhere it is
-        nothing at all. The coordinate
-        ``visit_band`` runs along the visits.
+        nothing at all. The coordinate ``visit_band`` runs along the visits.
     """
 
     metrics: xr.Dataset

@@ -76,7 +76,7 @@ def predict_snr(sources: Table, visits: Sequence[Visit]) -> Table:
     variance = flux_variance(transfer, sources["pixelVariance"])
     njy_per_electron = np.array([1.0 / by_visit[int(v)].electrons_per_njy for v in sources["visit"]])
     flux = np.asarray(sources["flux"], float)
-    variance += _own_noise(flux, transfer, njy_per_electron)
+    variance += _own_noise(flux, njy_per_electron)
     galaxy = np.asarray(sources["kind"]) == "galaxy"
     found["snr"] = np.where(galaxy, np.nan, flux / np.sqrt(variance))
 
@@ -85,7 +85,7 @@ def predict_snr(sources: Table, visits: Sequence[Visit]) -> Table:
         noise = difference_variance(
             transfer, np.asarray(sources["pixelVariance"], float), template_transfer, template_variance
         )
-        noise += _own_noise(flux, transfer, njy_per_electron)
+        noise += _own_noise(flux, njy_per_electron)
         snr = (flux - template_flux) / np.sqrt(noise)
     science = np.array([by_visit[int(v)].role == "science" for v in sources["visit"]], bool)
     found["templateFlux"] = template_flux
@@ -94,7 +94,7 @@ def predict_snr(sources: Table, visits: Sequence[Visit]) -> Table:
     return found
 
 
-def _own_noise(flux: Floats, transfer: Floats, njy_per_electron: Floats) -> Floats:
+def _own_noise(flux: Floats, njy_per_electron: Floats) -> Floats:
     """Photon noise of the source itself in a matched filter: flux times sum p^3 / (sum p^2)^2, 4/3 for a Gaussian."""
     return np.asarray(4.0 / 3.0 * np.clip(flux, 0.0, None) * njy_per_electron, np.float64)
 
