@@ -102,10 +102,11 @@ def source_table(
     flux_scale: Floats,
     projection: SkyProjection,
     zero: ZeroPoint,
+    instrumental: u.UnitBase,
     psf_stars: tuple[Floats, Floats] | None,
     astrometry_used: NDArray[np.int64],
 ) -> Table:
-    """Make the table of sources; fluxes in nJy, or in instrumental units when there is no zero point.
+    """Make the table of sources; fluxes in nJy, or in the `instrumental` unit when there is no zero point.
 
     `raErr` is an angle on the sky: cos(dec) is in it.
     """
@@ -119,9 +120,8 @@ def source_table(
             needed=SOURCES_PER_DETECTOR,
         )
     known = zero.origin != "none"
-    factor = zero.nanojansky if known else 1.0
-    unit = u.nJy if known else raw.unit if str(raw.unit) == "electron" or not raw.detector.amplifiers else u.electron
-    ra, dec = pixel_to_radec(projection, sources.x, sources.y) if n else (np.empty(0), np.empty(0))
+    factor, unit = (zero.nanojansky, u.nJy) if known else (1.0, instrumental)
+    ra, dec = pixel_to_radec(projection, sources.x, sources.y)
     slopes = jacobian(projection, raw.detector.bbox.x.center, raw.detector.bbox.y.center)
     position = {
         name: np.hypot(slopes[k, 0] * sources.x_err, slopes[k, 1] * sources.y_err)
@@ -131,7 +131,7 @@ def source_table(
     table["sourceId"] = (visit * DETECTORS_PER_VISIT + detector) * SOURCES_PER_DETECTOR + np.arange(1, n + 1)
     table["visit"] = np.full(n, visit, dtype=np.int64)
     table["detector"] = np.full(n, detector, dtype=np.int64)
-    table["band"] = np.full(n, raw.band, dtype="U4")
+    table["band"] = np.full(n, raw.band, dtype="U8")
     for name in ("x", "y"):
         table[name] = getattr(sources, name) * u.pixel
         table[f"{name}Err"] = getattr(sources, f"{name}_err") * u.pixel

@@ -149,6 +149,7 @@ def calibrate(
         flux_scale=correction.at(sources.x, sources.y),
         projection=projection,
         zero=zero,
+        instrumental=frame.unit,
         psf_stars=None if stars is None else (stars.x, stars.y),
         astrometry_used=np.empty(0, np.int64) if astrometry is None else astrometry.source[astrometry.used],
     )
