@@ -17,6 +17,7 @@ from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper, PointSpre
 from numpy.typing import ArrayLike, NDArray
 
 from nightlab.errors import BadInput
+from nightlab.numeric.photometry import resized_stamps
 
 Floats = NDArray[np.float64]
 UNIT = 1000.0  # pixels; positions are divided by it so that polynomial terms stay near 1
@@ -162,7 +163,7 @@ def psf_stamps(
             grids = np.array([psf.compute_kernel_image(x=a, y=b).array for a, b in zip(x, y, strict=True)])
         stamps = grids if centred else shift_stamps(grids, dx, dy)
     stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
-    return stamps if size is None else _resize(stamps, size)
+    return stamps if size is None else resized_stamps(stamps, size // 2)
 
 
 def shift_stamps(stamps: Floats, dx: Floats, dy: Floats, order: int = LANCZOS) -> Floats:
@@ -180,14 +181,6 @@ def _shifters(shift: Floats, size: int, order: int) -> Floats:
     lag = np.arange(size)[:, None] - np.arange(size)[None, :]
     padded = np.pad(taps, ((0, 0), (0, 1)))  # the last column serves every lag beyond the kernel
     return padded[:, np.where(np.abs(lag) <= order, lag + order, 2 * order + 1)]
-
-
-def _resize(stamps: Floats, size: int) -> Floats:
-    half, own = size // 2, stamps.shape[-1] // 2
-    if half <= own:
-        return stamps[:, own - half : own + half + 1, own - half : own + half + 1]
-    pad = half - own
-    return np.pad(stamps, ((0, 0), (pad, pad), (pad, pad)))
 
 
 def effective_area(stamps: Floats) -> Floats:

@@ -29,6 +29,7 @@ from nightlab.numeric.convolution import (
     chebyshev_terms,
     convolve_stamps,
 )
+from nightlab.numeric.statistics import robust_width
 
 type Floats = npt.NDArray[np.floating]
 type Bools = npt.NDArray[np.bool_]
@@ -135,8 +136,6 @@ class KernelFit:
         (n,) own flux of each star in the target, minus 1, over what the kernel predicts.
     shift
         (n, 2) own displacement (dx, dy) of each star [pixel].
-    amplitude_error
-        (n,) error of `amplitude`.
     condition
         Ratio of the largest to the smallest eigenvalue of the scaled normal matrix that was kept.
     """
@@ -147,7 +146,6 @@ class KernelFit:
     used: Bools
     chi: Floats
     amplitude: Floats
-    amplitude_error: Floats
     shift: Floats
     condition: float
 
@@ -258,7 +256,7 @@ def fit_matching_kernel(
                 needed=rules.min_stars,
             )
         solution, condition = _solve(reduced[used], design[used], stiffness[used].sum(axis=0))
-        chi, nuisance, errors = _residuals(full, reduced, priors, design @ solution, n_pixels, n_model)
+        chi, nuisance = _residuals(full, reduced, priors, design @ solution, n_pixels, n_model)
         kept = usable & _accept(chi, nuisance[:, 2], used, rules.max_chi, rules.clip)
         if turn == rules.rounds or kept.sum() < rules.min_stars or np.array_equal(kept, used):
             break
@@ -270,7 +268,6 @@ def fit_matching_kernel(
         used=used,
         chi=chi,
         amplitude=nuisance[:, 2] * rules.flux_prior,
-        amplitude_error=errors[:, 2] * rules.flux_prior,
         shift=nuisance[:, :2] * rules.shift_prior,
         condition=condition,
     )
@@ -389,22 +386,20 @@ def _solve(reduced: Floats, design: Floats, stiffness: Floats) -> tuple[Floats, 
 
 def _residuals(
     full: Floats, reduced: Floats, priors: Floats, amplitudes: Floats, n_pixels: Floats, n_model: int
-) -> tuple[Floats, Floats, Floats]:
-    """Rms residual over noise of every star, its nuisance parameters in units of their priors, and their errors."""
+) -> tuple[Floats, Floats]:
+    """Rms residual over noise of every star, and its nuisance parameters in units of their priors."""
     vector = np.concatenate([-amplitudes, np.ones((len(amplitudes), 1))], axis=1)
     chi2 = np.einsum("ni,nij,nj->n", vector, reduced, vector)
     keep = np.r_[np.arange(n_model), n_model + 3]
     projected = np.einsum("nai,ni->na", full[:, n_model : n_model + 3][:, :, keep], vector)
-    inverse = np.linalg.inv(priors)
-    nuisance = np.einsum("nab,nb->na", inverse, projected)
-    error = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2))
-    return np.sqrt(np.maximum(chi2, 0) / np.maximum(n_pixels, 1)), nuisance, error
+    nuisance = np.einsum("nab,nb->na", np.linalg.inv(priors), projected)
+    return np.sqrt(np.maximum(chi2, 0) / np.maximum(n_pixels, 1)), nuisance
 
 
 def _accept(chi: Floats, flux: Floats, used: Bools, max_chi: float, clip: float) -> Bools:
     def centre_and_scatter(values: Floats) -> tuple[float, float]:
         middle = float(np.median(values))
-        return middle, max(1.4826 * float(np.median(np.abs(values - middle))), 1e-12)
+        return middle, max(robust_width(values), 1e-12)
 
     chi_middle, chi_scatter = centre_and_scatter(chi[used])
     flux_middle, flux_scatter = centre_and_scatter(flux[used])

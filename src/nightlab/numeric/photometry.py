@@ -41,6 +41,15 @@ def cut_stamps(image: Floats, xi: Ints, yi: Ints, half: int) -> Floats:
     return stamps
 
 
+def resized_stamps[T: np.generic](stamps: NDArray[T], half: int) -> NDArray[T]:
+    """Cut (..., k, k) stamps down to a half width, or pad them with zeros up to it, about their middle."""
+    own = stamps.shape[-1] // 2
+    if own >= half:
+        return stamps[..., own - half : own + half + 1, own - half : own + half + 1]
+    around = [(0, 0)] * (stamps.ndim - 2) + [(half - own, half - own)] * 2
+    return np.pad(stamps, around)
+
+
 @njit(cache=True)
 def add_stamps(image: Floats, stamps: Floats, weight: Floats, xi: Ints, yi: Ints) -> None:
     """Add `weight` times each (k, k) stamp into `image`, in place; what falls outside is lost."""
@@ -78,12 +87,6 @@ def psf_flux(stamps: Floats, variance: Floats, psf: Floats) -> tuple[Floats, Flo
     flux = np.einsum("nij,nij->n", p, np.where(good, stamps, 0.0)) / norm
     error = np.sqrt(np.einsum("nij,nij->n", p * p, np.where(good, variance, 0.0))) / norm
     return flux, error, good.sum(axis=(1, 2))
-
-
-def point_source_chi2(stamps: Floats, variance: Floats, psf: Floats, flux: Floats) -> Floats:
-    """Give chi^2 of a PSF times `flux` in each stamp, over the pixels with data."""
-    chi = (stamps - flux[:, None, None] * psf) / np.sqrt(variance)
-    return np.nansum(chi * chi, axis=(1, 2))
 
 
 @njit(cache=True)

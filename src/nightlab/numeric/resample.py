@@ -96,23 +96,20 @@ class Resampled:
     no_data: npt.NDArray[np.bool_]
 
 
-def lanczos_table(order: int, phases: int = _PHASES) -> Floats:
+def lanczos_table(order: int) -> Floats:
     """Lanczos weights of the 2 * order pixels around a sub-pixel position.
 
     Parameters
     ----------
     order
         Lobes of the kernel: 3, 4 or 5.
-    phases
-        Sub-pixel steps.
 
     Returns
     -------
     ndarray
-        (phases + 1, 2 * order); row p is for the fraction p / phases beyond the pixel at index order - 1.
-        Rows sum to 1.
+        (2049, 2 * order); row p is for the fraction p / 2048 beyond the pixel at index order - 1. Rows sum to 1.
     """
-    fraction = np.arange(phases + 1)[:, None] / phases
+    fraction = np.arange(_PHASES + 1)[:, None] / _PHASES
     distance = np.arange(1 - order, order + 1)[None, :] - fraction
     weights = np.sinc(distance) * np.sinc(distance / order)
     weights[np.abs(distance) >= order] = 0.0
@@ -122,10 +119,8 @@ def lanczos_table(order: int, phases: int = _PHASES) -> Floats:
     return table
 
 
-def resample(
-    image: Floats, variance: Floats, mask: Bits, pixel_map: PixelMap, *, order: int = 3, conserve_flux: bool = True
-) -> Resampled:
-    """Bring an image onto another pixel grid.
+def resample(image: Floats, variance: Floats, mask: Bits, pixel_map: PixelMap, *, order: int = 3) -> Resampled:
+    """Bring an image of flux per pixel onto another pixel grid.
 
     Parameters
     ----------
@@ -137,8 +132,6 @@ def resample(
         Input coordinates of the output pixels.
     order
         Lanczos order: 3, 4 or 5.
-    conserve_flux
-        Multiply by the pixel-area ratio, as an image of flux per pixel needs; False keeps a surface brightness.
 
     Raises
     ------
@@ -151,7 +144,6 @@ def resample(
         raise ShapeError(f"image {image.shape}, variance {variance.shape} and mask {mask.shape} must share a grid")
     if order not in (3, 4, 5):
         raise BadInput(f"Lanczos order {order} was asked for", hint="use 3, 4 or 5")
-    jacobian = pixel_map.jacobian() if conserve_flux else np.ones(pixel_map.x.shape)
     out = Resampled(
         image=np.empty(pixel_map.shape, np.float32),
         variance=np.empty(pixel_map.shape, np.float32),
@@ -164,7 +156,7 @@ def resample(
         np.ascontiguousarray(mask, np.uint8),
         np.ascontiguousarray(pixel_map.x, float),
         np.ascontiguousarray(pixel_map.y, float),
-        jacobian,
+        pixel_map.jacobian(),
         pixel_map.step,
         lanczos_table(order),
         out.image,

@@ -40,11 +40,6 @@ class Noise:
     kernel: Floats | None = None
     autocorrelation: Floats | None = None
 
-    @property
-    def white_equivalent(self) -> float:
-        """Variance of white noise with the same power at zero frequency."""
-        return self.variance * autocorrelation_sum(self.autocorrelation)
-
 
 def autocorrelation_sum(autocorrelation: Floats | None) -> float:
     """Power at zero frequency over the mean power: what turns a pixel variance into its white-noise equivalent."""

@@ -20,6 +20,7 @@ from nightlab.images.psf import psf_stamps
 from nightlab.images.wcs import pixel_to_radec, radec_to_pixel
 from nightlab.numeric.photometry import cut_stamps, psf_flux
 from nightlab.numeric.sphere import unit_vectors
+from nightlab.numeric.statistics import robust_width
 from nightlab.report import Metric, report
 from nightlab.stages.association.light_curves import floats
 
@@ -126,7 +127,7 @@ def force_photometry(
         "n_forced": len(table),
         "n_flagged": int((~np.isfinite(psf)).sum()),
         "n_below_history": int((inside & ~known).sum()),
-        "pull_width": 1.4826 * float(np.median(np.abs(pull - np.median(pull)))) if pull.size > 1 else None,
+        "pull_width": robust_width(pull) if pull.size > 1 else None,
     }
     labels: dict[str, int | str] = {key: table.meta[key] for key in ("visit", "detector", "band")}
     return ForcedPhotometry(dia_forced_source=table, metrics=report(METRICS, measures, **labels))

@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 from pydantic import Field
 from scipy import fft
-from scipy.ndimage import label, maximum_filter
+from scipy.ndimage import maximum_filter
 
 from nightlab.config import Config
-from nightlab.numeric.photometry import grow
+from nightlab.numeric.photometry import grow, resized_stamps
 from nightlab.stages.single_frame.frame import Bools, Floats
 
 
@@ -37,10 +37,6 @@ class Peaks:
         (n,) positions on the array, refined by a parabola [pixel].
     significance
         (n,) height [sigma].
-    footprint
-        (n,) number of the connected region above threshold each peak lies in.
-    footprint_size
-        (n,) pixels of that region.
     detected
         (ny, nx), True in the grown regions.
     """
@@ -48,8 +44,6 @@ class Peaks:
     x: Floats
     y: Floats
     significance: Floats
-    footprint: np.ndarray
-    footprint_size: np.ndarray
     detected: Bools
 
 
@@ -57,6 +51,7 @@ def significance(pixels: Floats, good: Bools, sky_variance: Floats, kernel: Floa
     """Correlate with the PSF and divide by the noise of the sky.
 
     S = (I * P) / sqrt(V (sum P^2 over pixels at hand)), the optimal test for a faint point source in white noise.
+    Pixels beyond the edge count as blank sky, so a source that the edge cuts must be brighter to be seen.
     The noise is that of the sky, not of the sources, so that a faint neighbour of a bright star is found as well.
 
     Parameters
@@ -90,7 +85,6 @@ def find_peaks(significance_map: Floats, threshold: float, radius: float) -> Pea
         Growth of the detected regions [pixel].
     """
     above = significance_map > threshold
-    numbers, _ = label(above, np.ones((3, 3)))
     top = above & (significance_map == maximum_filter(significance_map, size=3, mode="nearest"))
     top[[0, -1], :] = False
     top[:, [0, -1]] = False
@@ -103,22 +97,17 @@ def find_peaks(significance_map: Floats, threshold: float, radius: float) -> Pea
 
     dx = vertex(significance_map[y, x - 1], significance_map[y, x + 1])
     dy = vertex(significance_map[y - 1, x], significance_map[y + 1, x])
-    region = numbers[y, x]
     return Peaks(
         x=x + dx,
         y=y + dy,
         significance=centre,
-        footprint=region,
-        footprint_size=np.bincount(numbers.ravel())[region],
         detected=grow(above, radius),
     )
 
 
 def trim_kernel(stamp: Floats, half: int) -> Floats:
     """Cut a (k, k) PSF down to a half width and normalise it to 1."""
-    own = stamp.shape[0] // 2
-    half = min(half, own)
-    cut = stamp[own - half : own + half + 1, own - half : own + half + 1]
+    cut = resized_stamps(stamp, min(half, stamp.shape[0] // 2))
     return cut / cut.sum()
 
 

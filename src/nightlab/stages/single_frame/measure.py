@@ -73,8 +73,6 @@ class Sources:
         (n,) flux in the aperture that defines the flux of a star.
     moments
         (n, 3) Ixx, Iyy, Ixy [pixel^2].
-    psf_size
-        (n,) Ixx + Iyy of the PSF at each source [pixel^2].
     extendedness
         0 for a point source, 1 for an extended one, NaN when unknown.
     isolated, centroid_flag, flux_flag
@@ -95,7 +93,6 @@ class Sources:
     aperture_errs: Floats
     calibration_flux: Floats
     moments: Floats
-    psf_size: Floats
     extendedness: Floats
     isolated: Bools
     centroid_flag: Bools
@@ -250,7 +247,8 @@ def _sources(
         errors.append(noise_sum)
         missing.append(lost)
     half = config.moments_half_width
-    own = photometry.cut_stamps(residual, xi, yi, half) + np.nan_to_num(flux)[:, None, None] * _fit_size(stamps, half)
+    models = photometry.resized_stamps(stamps, half)
+    own = photometry.cut_stamps(residual, xi, yi, half) + np.nan_to_num(flux)[:, None, None] * models
     moments, _, shapeless = adaptive_moments(own, dx, dy, guess=sigma)
     psf_moments, _, _ = adaptive_moments(stamps, dx, dy, guess=sigma)
     psf_size = psf_moments[:, 0] + psf_moments[:, 1]
@@ -272,7 +270,6 @@ def _sources(
         aperture_errs=np.stack(errors[:-1], axis=1),
         calibration_flux=sums[-1],
         moments=moments,
-        psf_size=psf_size,
         extendedness=np.where(shapeless | ~np.isfinite(excess), np.nan, extended.astype(float)),
         isolated=_isolated(fit.x, fit.y, config.isolation),
         centroid_flag=fit.stuck | fit.moving,
@@ -280,14 +277,6 @@ def _sources(
         flags=flags,
         residual=residual,
     )
-
-
-def _fit_size(stamps: Floats, half: int) -> Floats:
-    own = stamps.shape[-1] // 2
-    if own >= half:
-        return stamps[:, own - half : own + half + 1, own - half : own + half + 1]
-    pad = half - own
-    return np.pad(stamps, ((0, 0), (pad, pad), (pad, pad)))
 
 
 def _isolated(x: Floats, y: Floats, radius: float) -> Bools:

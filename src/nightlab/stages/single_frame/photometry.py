@@ -14,6 +14,7 @@ from pydantic import Field
 
 from nightlab.config import Config
 from nightlab.errors import TooFewStars
+from nightlab.numeric.statistics import robust_width
 from nightlab.stages.single_frame.frame import Bools, Floats
 from nightlab.stages.single_frame.measure import Sources
 
@@ -119,12 +120,12 @@ def _fit_correction(x: Floats, y: Floats, ratio: Floats, box: Box, config: Photo
             order -= 1
         field = _chebyshev(box, x[kept], y[kept], ratio[kept], order)
         miss = ratio - field(x=x, y=y)
-        width = max(_mad(miss[kept]), 1e-6)
+        width = max(robust_width(miss[kept]), 1e-6)
         new = np.abs(miss) < config.clip * width
         if new.sum() < config.correction_min_stars or (new == kept).all():
             break
         kept = new
-    return ApertureCorrection(field=field, n_stars=int(kept.sum()), scatter=_mad(miss[kept]))
+    return ApertureCorrection(field=field, n_stars=int(kept.sum()), scatter=robust_width(miss[kept]))
 
 
 def _chebyshev(box: Box, x: Floats, y: Floats, values: Floats, order: int) -> ChebyshevField:
@@ -201,15 +202,11 @@ def zero_point(
     spread = values[bright] if bright.sum() >= 5 else values[kept]
     return ZeroPoint(
         magnitude=float(np.median(values[kept])),
-        error=float(1.2533 * _mad(values[kept]) / np.sqrt(kept.sum())),
-        scatter=_mad(spread),
+        error=float(1.2533 * robust_width(values[kept]) / np.sqrt(kept.sum())),
+        scatter=robust_width(spread),
         origin="reference",
         source=members[kept],
     )
-
-
-def _mad(values: Floats) -> float:
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
 def _clipped(values: Floats, clip: float, limit: float) -> Bools:
@@ -217,7 +214,7 @@ def _clipped(values: Floats, clip: float, limit: float) -> Bools:
     kept = np.ones(values.size, dtype=bool)
     for _ in range(20):
         centre = np.median(values[kept])
-        width = max(_mad(values[kept]), 1e-6)
+        width = max(robust_width(values[kept]), 1e-6)
         new = np.abs(values - centre) <= min(clip * width, limit)
         if not new.any() or (new == kept).all():
             break

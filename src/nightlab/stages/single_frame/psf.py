@@ -74,7 +74,6 @@ class StarPsf:
 class _Stars:
     x: Floats
     y: Floats
-    flux: Floats
     sigma: float
 
 
@@ -121,7 +120,8 @@ def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> 
     image = np.where(frame.usable, frame.pixels, np.nan)
     cutouts = photometry.cut_stamps(image, xi, yi, half)
     noise = photometry.cut_stamps(frame.variance, xi, yi, half)
-    model = PolynomialPsf(coefficients=_pad(gaussian_kernel(stars.sigma), half)[None], order=0, bbox=box)
+    kernel = photometry.resized_stamps(gaussian_kernel(stars.sigma), half)
+    model = PolynomialPsf(coefficients=kernel[None], order=0, bbox=box)
     x, y = stars.x, stars.y
     good = np.ones(len(x), dtype=bool)
     for _ in range(config.rounds):
@@ -174,7 +174,6 @@ def select_stars(frame: Frame, sky_variance: Floats, config: PsfConfig) -> _Star
     return _Stars(
         x=xi[chosen] + centres[chosen, 0],
         y=yi[chosen] + centres[chosen, 1],
-        flux=peaks.significance[bright][chosen],
         sigma=float(np.median(size[chosen])),
     )
 
@@ -278,10 +277,3 @@ def _fit_grid(
         keep[:, starved] = held[:, starved]
     coefficients = flat.reshape(-1, side, side)
     return PolynomialPsf(coefficients=coefficients / coefficients[0].sum(), order=order, bbox=box)
-
-
-def _pad(kernel: Floats, half: int) -> Floats:
-    own = kernel.shape[0] // 2
-    if own >= half:
-        return kernel[own - half : own + half + 1, own - half : own + half + 1]
-    return np.pad(kernel, half - own)
