@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from lsst.images import VisitImage
-from single_frame_scenes import Field
+from single_frame_scenes import Field, frame_of
 
 from nightlab.errors import AllMasked, BadInput, NoOverlap, NoPsf, TooFewStars
 from nightlab.images.wcs import pixel_to_radec, tan_projection
@@ -87,6 +87,20 @@ def test_a_wrong_pointing_and_rotation_are_undone(field):
     assert box == result.visit_image.bbox
 
 
+@pytest.mark.parametrize(("ra", "dec"), [(0.0, 10.0), (30.0, 89.97), (200.0, -89.99)])
+def test_astrometry_works_across_zero_and_over_the_poles(ra, dec):
+    scene = Field(seed=8)
+    scene.projection = tan_projection(
+        ra, dec, x=250, y=300, scale=0.4, rotation=20.0, frame=frame_of(scene.box), bbox=scene.box
+    )
+    reference = scene.reference()
+    result = calibrate(scene.image(), reference=reference)
+    assert values(result)["n_astrometric_matches"] > 0.9 * len(reference)
+    assert 0 < values(result)["astrometric_scatter"] < 20
+    truth = pixel_to_radec(scene.projection, scene.x, scene.y)
+    assert separation(*truth, *pixel_to_radec(result.visit_image.sky_projection, scene.x, scene.y)).max() < 0.05
+
+
 def test_proper_motions_are_applied(field):
     moved = field.reference()
     years = (60000.0 + 15.0 / 86400 - 57388.5) / 365.25
@@ -111,6 +125,7 @@ def test_without_any_zero_point_units_stay_instrumental(field):
     result = calibrate(field.image())
     assert result.visit_image.unit == "adu"
     assert result.source["psfFlux"].unit == "adu"
+    assert set(result.source["band"]) == {"r"}
     assert "instrumental" in result.visit_image.metadata["photometry"]
     assert np.isnan(values(result)["zero_point"])
 

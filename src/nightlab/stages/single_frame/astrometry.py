@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from nightlab.config import Config
 from nightlab.errors import NoOverlap, TooFewStars
 from nightlab.images.wcs import fit_projection, pixel_scale, pixel_to_radec, radec_to_pixel
+from nightlab.numeric.sphere import separation
 from nightlab.stages.single_frame.frame import Bools, Floats, Ints
 from nightlab.stages.single_frame.measure import Sources
 
@@ -217,26 +218,20 @@ def _on_detector(
     projection: SkyProjection, ra: Floats, dec: Floats, box: Box, margin: float
 ) -> tuple[Ints, Floats, Floats]:
     """Give the reference rows that may lie on the detector, and their nominal pixels."""
-    corner_ra, corner_dec = pixel_to_radec(
-        projection,
-        [box.x.center, box.x.min, box.x.max, box.x.min, box.x.max],
-        [box.y.center, box.y.min, box.y.min, box.y.max, box.y.max],
-    )
-    scale = pixel_scale(projection, box.x.center, box.y.center) / 3600.0
+    centre_ra, centre_dec = pixel_to_radec(projection, [box.x.center], [box.y.center])
+    scale = pixel_scale(projection, box.x.center, box.y.center)
     reach = 0.55 * np.hypot(*box.shape) * scale + margin * scale
-    cosine = np.cos(np.deg2rad(corner_dec[0]))
-    d_ra = ((ra - corner_ra[0] + 180.0) % 360.0 - 180.0) * cosine
     # a coarse cut first: a projection need not be defined on the far side of the sky
-    near = np.flatnonzero((np.hypot(d_ra, dec - corner_dec[0]) < 1.2 * reach) & np.isfinite(ra) & np.isfinite(dec))
-    x, y = radec_to_pixel(projection, ra[near], dec[near]) if near.size else (np.empty(0), np.empty(0))
+    near = np.flatnonzero(separation(ra, dec, centre_ra[0], centre_dec[0]) < 1.2 * reach)  # False for NaN
+    x, y = radec_to_pixel(projection, ra[near], dec[near])
     inside = (x > box.x.min - margin) & (x < box.x.max + margin) & (y > box.y.min - margin) & (y < box.y.max + margin)
     if not inside.any():
         raise NoOverlap(
             f"none of the {ra.size} reference objects lies on the detector around "
-            f"ra {corner_ra[0]:.4f}, dec {corner_dec[0]:.4f}",
+            f"ra {centre_ra[0]:.4f}, dec {centre_dec[0]:.4f}",
             hint="use a reference catalogue that covers this field, or pass none to keep the pointing",
-            ra=float(corner_ra[0]),
-            dec=float(corner_dec[0]),
+            ra=float(centre_ra[0]),
+            dec=float(centre_dec[0]),
         )
     return near[inside], x[inside], y[inside]
 
