@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from lsst.images import Box, DetectorFrame
@@ -25,7 +27,17 @@ STARS = (  # a jittered lattice, so that every star stands alone
 
 
 def visit(
-    number, *, rotation=0.0, offset=(0.0, 0.0), sigma=2.0, noise=1.0, extra=None, band="r", unit="nJy", stars=STARS
+    number,
+    *,
+    rotation=0.0,
+    offset=(0.0, 0.0),
+    sigma=2.0,
+    noise=1.0,
+    extra=None,
+    band="r",
+    unit="nJy",
+    stars=STARS,
+    detector=1,
 ):
     """One exposure of the same stars, anywhere near the field centre."""
     box = Box.from_shape(SHAPE)
@@ -36,7 +48,7 @@ def visit(
         y=120.0,
         scale=SCALE,
         rotation=rotation,
-        frame=DetectorFrame(instrument="Test", visit=number, detector=1, bbox=box),
+        frame=DetectorFrame(instrument="Test", visit=number, detector=detector, bbox=box),
         bbox=box,
     )
     x, y = radec_to_pixel(projection, stars[0], stars[1])
@@ -47,7 +59,14 @@ def visit(
     if extra is not None:
         pixels = pixels + extra
     info = observation(
-        "Test", visit=number, detector=1, physical_filter="test_r", mjd_tai=6e4, exposure_time=30.0, ra=RA, dec=DEC
+        "Test",
+        visit=number,
+        detector=detector,
+        physical_filter="test_r",
+        mjd_tai=6e4,
+        exposure_time=30.0,
+        ra=RA,
+        dec=DEC,
     )
     return visit_image(
         pixels,
@@ -55,7 +74,7 @@ def visit(
         unit=unit,
         projection=projection,
         psf=GaussianPointSpreadFunction(sigma, bounds=box, stamp_size=31),
-        detector=make_detector("Test", 1, "d1", box, pixel_scale=SCALE, visit=number),
+        detector=make_detector("Test", detector, f"d{detector}", box, pixel_scale=SCALE, visit=number),
         band=band,
         info=info,
     )
@@ -175,6 +194,21 @@ def test_psf_of_an_average_is_the_average_psf():
     r = np.arange(stamp.shape[0]) - stamp.shape[0] // 2
     one, two = (np.exp(-0.5 * np.add.outer(r**2, r**2) / s**2) / (2 * np.pi * s**2) for s in (1.6, 2.4))
     np.testing.assert_allclose(stamp, 0.8 * one + 0.2 * two, atol=3e-4)
+
+
+def test_detectors_of_one_visit_are_one_visit_and_share_a_mosaic():
+    """Two detectors side by side, in any order, give the sky of both."""
+    images = [visit(n, offset=(15.0 * side, 0.0), detector=d) for n in (1, 2) for d, side in ((1, -1), (2, 1))]
+    skies = sky_map(patch=(320, 320))
+    one, other = (build_template(order, skies, 4, 0) for order in (images, images[::-1]))
+    assert value(one, "n_visits") == 2
+    assert json.loads(one.template_coadd.metadata["visits"]) == [1, 2]
+    np.testing.assert_array_equal(one.template_coadd.image.array, other.template_coadd.image.array)
+    alone = build_template(images[::2], skies, 4, 0)
+    assert value(one, "coverage") > 1.2 * value(alone, "coverage")
+    ratios = star_fluxes(one.template_coadd, 2.0)
+    assert len(ratios) > 8
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.005)
 
 
 def test_what_no_patch_covers_is_no_data():

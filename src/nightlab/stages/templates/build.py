@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numba as nb
 import numpy as np
 import scipy.ndimage as ndi
-from lsst.images import Image, VisitImage
+from lsst.images import Box, Image, Mask, SkyProjection, VisitImage
 from lsst.images.cells import CellCoadd, CellGrid, CellGridBounds, CellIJ, CellPointSpreadFunction, PatchDefinition
 from numpy.typing import NDArray
 from pydantic import Field
@@ -20,7 +20,9 @@ from nightlab.errors import BadInput, BandMismatch, NoOverlap
 from nightlab.images.build import psf_of, visit_of
 from nightlab.images.planes import TEMPLATE_PLANES, flagged, new_mask
 from nightlab.images.skymap import SkyMap
-from nightlab.images.warp import CORRELATION_KEY, Warped, correlation_text, warp, warp_psf
+from nightlab.images.warp import CORRELATION_KEY, CORRELATION_REACH, Warped, correlation_text, warp, warp_psf
+from nightlab.images.wcs import pixel_to_radec, radec_to_pixel
+from nightlab.numeric.photometry import resized_stamps
 from nightlab.numeric.spectra import autocorrelation_sum
 from nightlab.report import Metric, report
 
@@ -33,7 +35,7 @@ Bools = NDArray[np.bool_]
 REJECTED = ("BAD", "COSMIC_RAY", "UNMASKED_NAN")  # left out of the average where another visit has better
 
 BUILD_METRICS = {
-    "n_visits": Metric("Visit images in the template"),
+    "n_visits": Metric("Visits in the template"),
     "coverage": Metric("Fraction of the patch with data"),
     "clipped_fraction": Metric("Fraction of all input pixels clipped as artefacts", target=0.02, sense="lower"),
     "median_variance": Metric("Median variance of a pixel", unit="nJy2"),
@@ -126,8 +128,43 @@ def build_template(
     grid = sky_map.tract(tract)
     projection, bbox, cells = grid.projection(sky_map.name), grid.patch_bbox(patch), grid.cell_grid(patch)
     ordered = sorted(visit_images, key=lambda image: (visit_of(image), image.detector.id))
+    layers = _layers(ordered, projection, bbox, config)
+    if not layers:
+        raise NoOverlap(
+            f"none of {len(ordered)} visit images touches patch {patch} of tract {tract}",
+            hint="choose visits that cover the patch",
+            tract=tract,
+            patch=patch,
+        )
+    kept, clipped = _selection([layer.warped for layer in layers], config)
+    image, variance, mask = _combine(layers, kept, clipped)
+    psf = _cell_psf(layers, cells, config)
+    nx = grid.n_patches.x
+    correlation = _correlation(layers)
+    coadd = CellCoadd(
+        Image(image, bbox=bbox, unit=ordered[0].unit, sky_projection=projection),
+        mask=mask,
+        variance=Image(variance, bbox=bbox, unit=ordered[0].unit ** 2),
+        sky_projection=projection,
+        band=ordered[0].band,
+        psf=psf,
+        patch=PatchDefinition(
+            id=patch, index={"y": patch // nx, "x": patch % nx}, inner_bbox=grid.inner_bbox(patch), cells=cells
+        ),
+    )
+    coadd.metadata[CORRELATION_KEY] = correlation_text(correlation)
+    coadd.metadata["visits"] = json.dumps(sorted({visit_of(layer.visit_image) for layer in layers}))
+    values = _values(layers, clipped, variance, ~mask.get("NO_DATA"), correlation)
+    metrics = report(BUILD_METRICS, values, tract=tract, patch=patch, band=ordered[0].band)
+    return Template(template_coadd=coadd, metrics=metrics)
+
+
+def _layers(
+    images: Sequence[VisitImage], projection: SkyProjection, bbox: Box, config: TemplateConfig
+) -> list[_Layer]:
+    """The visit images that have data on the patch, on its pixels."""
     layers = []
-    for image in ordered:
+    for image in images:
         if not _touches(image, projection, bbox):
             continue
         warped = warp(
@@ -141,42 +178,20 @@ def build_template(
         if not warped.no_data.all():
             noise = float(np.median(warped.variance[~warped.no_data])) * autocorrelation_sum(warped.correlation)
             layers.append(_Layer(visit_image=image, warped=warped, weight=1.0 / max(noise, 1e-30)))
-    if not layers:
-        raise NoOverlap(
-            f"none of {len(ordered)} visit images touches patch {patch} of tract {tract}",
-            hint="choose visits that cover the patch",
-            tract=tract,
-            patch=patch,
-        )
-    kept, clipped = _selection([layer.warped for layer in layers], config)
-    image, variance, mask = _combine(layers, kept, clipped)
-    psf = _cell_psf(layers, cells, config)
-    nx = grid.n_patches.x
-    coadd = CellCoadd(
-        Image(image, bbox=bbox, unit=ordered[0].unit, sky_projection=projection),
-        mask=mask,
-        variance=Image(variance, bbox=bbox, unit=ordered[0].unit ** 2),
-        sky_projection=projection,
-        band=ordered[0].band,
-        psf=psf,
-        patch=PatchDefinition(
-            id=patch, index={"y": patch // nx, "x": patch % nx}, inner_bbox=grid.inner_bbox(patch), cells=cells
-        ),
-    )
-    correlation = _correlation(layers)
-    coadd.metadata[CORRELATION_KEY] = correlation_text(correlation)
-    coadd.metadata["visits"] = json.dumps([visit_of(layer.visit_image) for layer in layers])
+    return layers
+
+
+def _values(
+    layers: list[_Layer], clipped: Bools, variance: Floats, has_data: Bools, correlation: Floats
+) -> dict[str, float]:
     half = correlation.shape[0] // 2
-    has_data = ~mask.get("NO_DATA")
-    values = {
-        "n_visits": float(len(layers)),
+    return {
+        "n_visits": float(len({visit_of(layer.visit_image) for layer in layers})),
         "coverage": float(has_data.mean()),
         "clipped_fraction": float(clipped.sum() / max(sum((~la.warped.no_data).sum() for la in layers), 1)),
         "median_variance": float(np.median(variance[has_data])),
         "noise_correlation": float(max(correlation[half, half + 1], correlation[half + 1, half])),
     }
-    metrics = report(BUILD_METRICS, values, tract=tract, patch=patch, band=ordered[0].band)
-    return Template(template_coadd=coadd, metrics=metrics)
 
 
 def _check(images: Sequence[VisitImage]) -> None:
@@ -190,10 +205,8 @@ def _check(images: Sequence[VisitImage]) -> None:
         raise BadInput(f"visits in {' and '.join(units)} cannot be averaged", hint="calibrate them all")
 
 
-def _touches(image: VisitImage, projection, bbox) -> bool:  # type: ignore[no-untyped-def]
+def _touches(image: VisitImage, projection: SkyProjection, bbox: Box) -> bool:
     """Whether the image's outline comes near the patch."""
-    from nightlab.images.wcs import pixel_to_radec, radec_to_pixel
-
     edge = np.linspace(0, 1, 9)
     u, v = (a.ravel() for a in np.meshgrid(edge, edge))
     box = image.bbox
@@ -252,7 +265,8 @@ def _median(images, kept):  # type: ignore[no-untyped-def]
     return out
 
 
-def _combine(layers: list[_Layer], kept: Bools, clipped: Bools):  # type: ignore[no-untyped-def]
+def _combine(layers: list[_Layer], kept: Bools, clipped: Bools) -> tuple[Floats, Floats, Mask]:
+    """Weighted mean of the kept pixels, its variance, and the planes they carry."""
     first = layers[0].warped
     shape = first.image.shape
     total, flux, noise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -276,16 +290,9 @@ def _combine(layers: list[_Layer], kept: Bools, clipped: Bools):  # type: ignore
 def _correlation(layers: list[_Layer]) -> Floats:
     """Noise autocorrelation of the average: each visit's counts by the variance it contributes."""
     shares = np.array([la.weight**2 * float(np.median(la.warped.variance[~la.warped.no_data])) for la in layers])
-    stacked = np.array([_centred(la.warped.correlation, 7) for la in layers])
+    stacked = np.array([resized_stamps(la.warped.correlation, CORRELATION_REACH) for la in layers])
     mean: Floats = np.tensordot(shares / shares.sum(), stacked, axes=1)
     return mean
-
-
-def _centred(correlation: Floats, half: int) -> Floats:
-    own = correlation.shape[0] // 2
-    if own >= half:
-        return correlation[own - half : own + half + 1, own - half : own + half + 1]
-    return np.pad(correlation, half - own)
 
 
 def _cell_psf(layers: list[_Layer], cells: CellGrid, config: TemplateConfig) -> CellPointSpreadFunction:

@@ -18,6 +18,7 @@ from nightlab.images.planes import TEMPLATE_PLANES, new_mask
 from nightlab.images.psf import PolynomialPsf, polynomial_powers, psf_sigma
 from nightlab.images.warp import CORRELATION_KEY, Warped, correlation_text, read_correlation, warp, warp_psf
 from nightlab.images.wcs import pixel_to_radec, radec_to_pixel
+from nightlab.numeric.photometry import resized_stamps
 from nightlab.report import Metric, report
 from nightlab.stages.templates.build import TemplateConfig
 
@@ -87,8 +88,7 @@ def warp_template(
     nodes = _nodes(box)
     stamps, valid = None, np.zeros(len(nodes[0]), bool)
     correlations, shares, n_patches, copied = [], [], 0, []
-    tracts = sorted({(coadd.skymap, coadd.tract) for coadd in template_coadd})
-    for key in tracts:
+    for key in sorted({(coadd.skymap, coadd.tract) for coadd in template_coadd}):
         patches = sorted((c for c in template_coadd if (c.skymap, c.tract) == key), key=lambda c: c.patch.id)
         mosaic, used = _stitched(visit_image, patches)
         if mosaic is None:
@@ -121,19 +121,7 @@ def warp_template(
         )
     _finish_mask(mask, image, variance, config)
     psf = _fitted_psf(nodes, stamps, valid, box, config)
-    size = max(c.shape[0] for c in correlations)
-    stacked = np.array([np.pad(c, (size - c.shape[0]) // 2) for c in correlations])
-    correlation = np.tensordot(np.array(shares) / sum(shares), stacked, axes=1)
-    template = DifferenceImage(
-        Image(image, bbox=box, unit=visit_image.unit, sky_projection=visit_image.sky_projection),
-        mask=mask,
-        variance=Image(variance, bbox=box, unit=visit_image.unit**2),
-        obs_info=visit_image.obs_info,
-        psf=psf.to_piff(),
-        detector=visit_image.detector,
-        band=visit_image.band,
-        metadata={CORRELATION_KEY: correlation_text(correlation)},
-    )
+    template = _assembled(visit_image, image, variance, mask, psf, _mean_correlation(correlations, shares))
     values = {
         "n_patches": float(n_patches),
         "n_tracts": float(len(shares)),
@@ -164,6 +152,31 @@ def _check(visit_image: VisitImage, coadds: Sequence[CellCoadd]) -> None:
                 f"the science image is in {visit_image.unit} and patch {coadd.patch.id} in {coadd.unit}",
                 hint="build the template from calibrated images",
             )
+
+
+def _mean_correlation(correlations: list[Floats], shares: list[float]) -> Floats:
+    """Noise autocorrelation of the whole: that of each tract counts by the pixels it gave."""
+    half = max(c.shape[0] for c in correlations) // 2
+    stacked = np.array([resized_stamps(c, half) for c in correlations])
+    mean: Floats = np.tensordot(np.array(shares) / sum(shares), stacked, axes=1)
+    return mean
+
+
+def _assembled(
+    visit_image: VisitImage, image: Floats, variance: Floats, mask: Mask, psf: PolynomialPsf, correlation: Floats
+) -> DifferenceImage:
+    """The template as an image of the science image's kind."""
+    box = visit_image.bbox
+    return DifferenceImage(
+        Image(image, bbox=box, unit=visit_image.unit, sky_projection=visit_image.sky_projection),
+        mask=mask,
+        variance=Image(variance, bbox=box, unit=visit_image.unit**2),
+        obs_info=visit_image.obs_info,
+        psf=psf.to_piff(),
+        detector=visit_image.detector,
+        band=visit_image.band,
+        metadata={CORRELATION_KEY: correlation_text(correlation)},
+    )
 
 
 def _needed(visit_image: VisitImage, coadd: CellCoadd, margin: int = 16) -> Box | None:
