@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sep
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from nightlab.config import Config
-from nightlab.errors import AllMasked, ShapeError
+from nightlab.errors import AllMasked, BadInput, ShapeError
 from nightlab.images.build import midpoint_mjd_tai, psf_of, visit_of
 from nightlab.images.planes import flagged
 from nightlab.images.psf import psf_sigma, psf_stamps
 from nightlab.images.wcs import jacobian, pixel_scale, pixel_to_radec
+from nightlab.numeric.statistics import robust_width
 from nightlab.report import Metric, report
 from nightlab.stages.differencing.dipoles import DipoleFit, fit_dipoles
 from nightlab.stages.differencing.measure import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.intp]
+
+IDS_PER_IMAGE = 100_000
 
 METRICS = {
     "n_dia_sources": Metric("DIASources"),
@@ -131,6 +134,8 @@ def detect_dia_sources(
         The three images do not share their pixels.
     AllMasked
         The difference has no data.
+    BadInput
+        There are more sources than ids.
     """
     if not difference_image.bbox == visit_image.bbox == template_detector.bbox:
         raise ShapeError(
@@ -226,33 +231,12 @@ def _measured(
     ]
     science, before = (psf_flux(p, x, y) for p in planes)
     ixx, iyy, ixy, shape_failed = moments(plane, x, y, fwhm / 2.3548)
-    hidden = ~np.isfinite(image) | ~(variance > 0)
-    aperture, aperture_error, _ = sep.sum_circle(
-        np.ascontiguousarray(np.where(hidden, 0.0, image)),
-        x,
-        y,
-        config.aperture,
-        var=np.ascontiguousarray(np.where(hidden, 0.0, variance)),
-        subpix=0,
-    )
-    visit, detector, n = visit_of(difference), difference.detector.id, len(chosen)
-    ra, dec, ra_error, dec_error = _sky(difference, x, y, x_error, y_error)
-    flux = u.nJy if difference.unit == u.nJy else difference.unit
+    aperture, aperture_error = _aperture_fluxes(image, variance, x, y, config.aperture)
+    flux = difference.unit
     table = Table(
-        {
-            "diaSourceId": (visit * 1000 + detector) * 100000 + np.arange(1, n + 1, dtype=np.int64),
-            "visit": np.full(n, visit, np.int64),
-            "detector": np.full(n, detector, np.int32),
-            "band": np.full(n, difference.band, dtype="U8"),
-            "midpointMjdTai": np.full(n, midpoint_mjd_tai(difference)) * u.d,
-            "x": (x + offset[0]) * u.pix,
-            "y": (y + offset[1]) * u.pix,
-            "xErr": x_error * u.pix,
-            "yErr": y_error * u.pix,
-            "ra": ra * u.deg,
-            "dec": dec * u.deg,
-            "raErr": ra_error * u.deg,
-            "decErr": dec_error * u.deg,
+        _identity(difference, len(chosen))
+        | _places(difference, x, y, x_error, y_error)
+        | {
             "psfFlux": forced.flux * flux,
             "psfFluxErr": forced.error * flux,
             "apFlux": aperture * flux,
@@ -280,8 +264,45 @@ def _measured(
     table["centroid_flag"] = centroid_failed
     table["psfFlux_flag"] = forced.failed | ~np.isfinite(forced.flux)
     table["shape_flag"] = shape_failed
-    table["diaObjectId"] = np.zeros(n, np.int64)
+    table["diaObjectId"] = np.zeros(len(table), np.int64)
     return table
+
+
+def _identity(difference: DifferenceImage, n: int) -> dict[str, Any]:
+    """Columns that say which sources these are and when they were seen."""
+    visit, detector = visit_of(difference), difference.detector.id
+    if n >= IDS_PER_IMAGE:
+        raise BadInput(
+            f"{n} DIASources on visit {visit}, detector {detector} do not fit the numbering",
+            hint="raise `threshold`, and look whether the subtraction failed",
+            found=n,
+            needed=IDS_PER_IMAGE,
+        )
+    return {
+        "diaSourceId": (visit * 1000 + detector) * IDS_PER_IMAGE + np.arange(1, n + 1, dtype=np.int64),
+        "visit": np.full(n, visit, np.int64),
+        "detector": np.full(n, detector, np.int32),
+        "band": np.full(n, difference.band, dtype="U8"),
+        "midpointMjdTai": np.full(n, midpoint_mjd_tai(difference)) * u.d,
+    }
+
+
+def _places(image: DifferenceImage, x: Floats, y: Floats, x_error: Floats, y_error: Floats) -> dict[str, Any]:
+    """Columns of positions on the array and on the sky; `raErr` is an angle on the sky: cos(dec) is in it."""
+    box = image.bbox
+    ra, dec = pixel_to_radec(image.sky_projection, x + box.x.start, y + box.y.start)
+    slopes = jacobian(image.sky_projection, box.x.center, box.y.center)
+    on_sky = [np.hypot(row[0] * x_error, row[1] * y_error) for row in slopes]
+    return {
+        "x": (x + box.x.start) * u.pix,
+        "y": (y + box.y.start) * u.pix,
+        "xErr": x_error * u.pix,
+        "yErr": y_error * u.pix,
+        "ra": ra * u.deg,
+        "dec": dec * u.deg,
+        "raErr": on_sky[0] * u.deg,
+        "decErr": on_sky[1] * u.deg,
+    }
 
 
 def _dipoles(
@@ -345,15 +366,18 @@ def _add_dipoles(table: Table, index: Ints, fit: DipoleFit | None, scale: float,
     table["dipoleNdata"] = n_data
 
 
-def _sky(
-    image: DifferenceImage, x: Floats, y: Floats, x_error: Floats, y_error: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Positions and errors in degrees; the error of ra is an angle on the sky: cos(dec) is in it."""
-    box = image.bbox
-    ra, dec = pixel_to_radec(image.sky_projection, x + box.x.start, y + box.y.start)
-    matrix = jacobian(image.sky_projection, box.x.center, box.y.center)
-    on_sky = [np.hypot(row[0] * x_error, row[1] * y_error) for row in matrix]
-    return ra, dec, on_sky[0], on_sky[1]
+def _aperture_fluxes(image: Floats, variance: Floats, x: Floats, y: Floats, radius: float) -> tuple[Floats, Floats]:
+    """Sums within circles and their errors; pixels without data count as zero."""
+    hidden = ~np.isfinite(image) | ~(variance > 0)
+    flux, error, _ = sep.sum_circle(
+        np.ascontiguousarray(np.where(hidden, 0.0, image)),
+        x,
+        y,
+        radius,
+        var=np.ascontiguousarray(np.where(hidden, 0.0, variance)),
+        subpix=0,
+    )
+    return flux, error
 
 
 def _footprint_sizes(peaks: Peaks, chosen: Ints) -> NDArray[np.int32]:
@@ -407,8 +431,7 @@ def _measures(
     scale = pixel_scale(difference.sky_projection, box.x.center, box.y.center) / 3600.0
     noise = float("nan")
     if blank.any():
-        inner = score[blank]
-        noise = 1.4826 * float(np.median(np.abs(inner - np.median(inner))))
+        noise = robust_width(score[blank])
     nu, sigma = config.threshold, fwhm / 2.3548
     density = nu * np.exp(-0.5 * nu**2) / (2**2.5 * np.pi**1.5) / sigma**2
     expected = 2 * density * float(blank.sum())

@@ -75,7 +75,7 @@ def fit_dipoles(
     origin = places.copy()
     p = np.concatenate([places, np.zeros((n, 4))], axis=1)  # x+ y+ x- y- F+ F- sky_science sky_template
     rows = _rows(p, difference, science, template, weight)
-    p[:, 4:] = _linear(rows[1], rows[0], rows[2])
+    p[:, 4:] = _linear(rows[1], rows[2])
     rows = _rows(p, difference, science, template, weight)
     cost = (rows[2] ** 2).sum(axis=1)
     damping = np.full(n, 1e-2)
@@ -102,11 +102,7 @@ def fit_dipoles(
         )
         cost = np.where(better, new_cost, cost)
         damping = np.clip(np.where(better, damping * 0.3, damping * 10), 1e-9, 1e9)
-    jacobian = np.concatenate([rows[0], rows[1]], axis=1)
-    normal = jacobian @ jacobian.transpose(0, 2, 1)
-    scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-30))
-    covariance = np.linalg.pinv(normal / (scale[:, :, None] * scale[:, None, :]), hermitian=True)
-    errors = np.sqrt(np.maximum(np.einsum("nii->ni", covariance), 0)) / scale
+    errors = _errors(rows)
     pixels = difference.values[0].size
     return DipoleFit(
         x_positive=p[:, 0],
@@ -120,6 +116,16 @@ def fit_dipoles(
         chi2=(rows[2][:, :pixels] ** 2).sum(axis=1),
         n_data=np.isfinite(difference.variance).sum(axis=(1, 2)).astype(float),
     )
+
+
+def _errors(rows: tuple[Floats, Floats, Floats]) -> Floats:
+    """Errors of all parameters, (n, 8), from the curvature at the solution."""
+    jacobian = np.concatenate([rows[0], rows[1]], axis=1)
+    normal = jacobian @ jacobian.transpose(0, 2, 1)
+    scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-30))
+    covariance = np.linalg.pinv(normal / (scale[:, :, None] * scale[:, None, :]), hermitian=True)
+    errors: Floats = np.sqrt(np.maximum(np.einsum("nii->ni", covariance), 0)) / scale
+    return errors
 
 
 def _rows(
@@ -169,7 +175,7 @@ def _rows(
     return tuple(np.concatenate(part, axis=-1) for part in parts)  # type: ignore[return-value]
 
 
-def _linear(linear: Floats, by_place: Floats, residual: Floats) -> Floats:
+def _linear(linear: Floats, residual: Floats) -> Floats:
     """Fluxes and skies for given places, starting from zero."""
     normal = linear @ linear.transpose(0, 2, 1)
     normal = normal + np.eye(4) * (1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-30)

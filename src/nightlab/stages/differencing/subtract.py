@@ -19,9 +19,10 @@ from nightlab.errors import BadInput, BandMismatch, NoOverlap, ShapeError
 from nightlab.images.build import psf_of, visit_of
 from nightlab.images.planes import DIFFERENCE_PLANES, flagged, new_mask
 from nightlab.images.psf import PolynomialPsf, psf_sigma, psf_stamps
-from nightlab.images.warp import read_correlation
+from nightlab.images.warp import CORRELATION_KEY, read_correlation
 from nightlab.numeric.convolution import SpatialKernel, chebyshev_powers, convolve, convolve_stamps
 from nightlab.numeric.matching_kernel import FitRules, KernelFit, fit_matching_kernel, gaussian_basis, scaled_basis
+from nightlab.numeric.photometry import resized_stamps
 from nightlab.numeric.spectra import (
     Noise,
     autocorrelation_sum,
@@ -30,6 +31,7 @@ from nightlab.numeric.spectra import (
     noise_root,
     whitening_kernel,
 )
+from nightlab.numeric.statistics import robust_width
 from nightlab.report import Metric, report
 from nightlab.stages.differencing.kernel_stars import StarConfig, detect_stars, select_stars
 
@@ -166,14 +168,7 @@ def subtract(
             hint="build templates for the patches this detector sees",
             coverage=coverage,
         )
-    offset = science.bbox.start
-    if source is None:
-        table = detect_stars(pair.science, pair.science_variance, pair.covered & ~flagged(science.mask, *UNUSABLE))
-        x, y = select_stars(table, pair.science.shape, config.stars)
-    else:
-        local = source.copy(copy_data=True)
-        local["x"], local["y"] = np.asarray(source["x"]) - offset.x, np.asarray(source["y"]) - offset.y
-        x, y = select_stars(local, pair.science.shape, config.stars)
+    x, y = _stars(science, source, pair, config)
     widths = _width(science), _width(template)
     template_convolved = config.convolve == "template" or (config.convolve == "auto" and widths[1] <= widths[0])
     correlations = read_correlation(science), read_correlation(template)
@@ -198,7 +193,7 @@ def subtract(
         metadata=dict(science.metadata)
         | {"convolved": "template" if template_convolved else "science", "kernel_sum": fit.kernel_sum},
     )
-    image.metadata.pop("noise_correlation", None)
+    image.metadata.pop(CORRELATION_KEY, None)
     values = _measures(image, pair, fit, x, y, psf) | {
         "template_convolved": float(template_convolved),
         "template_coverage": coverage,
@@ -244,6 +239,17 @@ def _pair(science: VisitImage, template: VisitImage) -> _Pair:
         covered=has_s & has_t,
         fit=~bad & ~bad_t,
     )
+
+
+def _stars(science: VisitImage, source: Table | None, pair: _Pair, config: SubtractConfig) -> tuple[Floats, Floats]:
+    """Array positions of kernel stars, from a table or from the image itself."""
+    if source is None:
+        table = detect_stars(pair.science, pair.science_variance, pair.covered & ~flagged(science.mask, *UNUSABLE))
+    else:
+        offset = science.bbox.start
+        table = source.copy(copy_data=True)
+        table["x"], table["y"] = np.asarray(source["x"]) - offset.x, np.asarray(source["y"]) - offset.y
+    return select_stars(table, pair.science.shape, config.stars)
 
 
 def _width(image: VisitImage) -> float:
@@ -395,8 +401,7 @@ def _whitened(
         known = np.where(pair.covered, own, np.median(own[pair.covered])) * autocorrelation_sum(correlation)
         response = chain(psi, kernel.centre(), noise_root(correlation)) ** 2
         limit = min(response.shape[0] // 2, 20)
-        middle = response.shape[0] // 2
-        compact = response[middle - limit : middle + limit + 1, middle - limit : middle + limit + 1]
+        compact = resized_stamps(response, limit)
         variance += np.maximum(convolve(known, compact * (response.sum() / compact.sum())), 0.0)
     edge = _unreached(np.ones(raw.shape, bool), psi**2)
     variance[edge] = np.maximum(variance[edge], np.median(variance[pair.covered]))
@@ -419,7 +424,7 @@ def _mask(science: VisitImage, template: VisitImage, filters: _Filters, template
     kernel = (filters.template if template_convolved else filters.science).centre()
     reference, other = (has_t, has_s) if template_convolved else (has_s, has_t)
     mask.set("NO_DATA", _unreached(reference, kernel) | ~other)
-    # half of the kernel's weight within one pixel of a saturated one is enough to spoil the difference
+    # a twentieth of the kernel's weight on saturated pixels, up to six pixels away, spoils the difference
     saturated = flagged(template.mask, "SATURATED")
     mask.set("SAT_TEMPLATE", _unreached(~saturated, kernel, 0.05) & grown(saturated, 6))
     mask.set("HIGH_VARIANCE", flagged(template.mask, "HIGH_VARIANCE"))
@@ -464,15 +469,15 @@ def _measures(
         "n_kernel_candidates": float(len(x)),
         "n_kernel_stars": float(fit.used.sum()),
         "kernel_sum": fit.kernel_sum,
-        "kernel_star_scatter": _robust(fit.amplitude[fit.used]),
-        "kernel_star_shift": _robust(fit.shift[fit.used].ravel()),
+        "kernel_star_scatter": robust_width(fit.amplitude[fit.used]),
+        "kernel_star_shift": robust_width(fit.shift[fit.used].ravel()),
         "kernel_condition": fit.condition,
         "difference_sigma": psf_sigma(psf, image.bbox.x.center, image.bbox.y.center),
     }
     if blank.sum() > 1000:
         pull = np.where(blank, array / np.sqrt(np.where(blank, variance, 1.0)), 0.0)
         inner = pull[blank]
-        values["noise_ratio"] = _robust(inner)
+        values["noise_ratio"] = robust_width(inner)
         values["noise_std_ratio"] = float(np.std(inner[np.abs(inner) < 5]))
         correlation = measured_autocorrelation(np.clip(pull, -5, 5), blank, 5)
         correlation[5, 5] = 0.0
@@ -490,7 +495,7 @@ def blank_sky(image: Floats, variance: Floats, good: Bools, *, threshold: float 
     smooth = ndi.gaussian_filter(np.where(good, image, 0.0).astype(np.float32), 1.5, truncate=3)
     noise = np.sqrt(max(float(np.median(variance[good])), 1e-30) / (4 * np.pi * 1.5**2))
     middle = np.median(smooth[good])
-    noise = max(noise, 1.4826 * float(np.median(np.abs(smooth[good] - middle))))
+    noise = max(noise, robust_width(smooth[good]))
     source = np.abs(smooth - middle) > threshold * noise
     source = ndi.binary_opening(source, iterations=1)
     away: Bools = good & ~grown(source, grow)
@@ -501,9 +506,3 @@ def grown(mask: Bools, radius: int) -> Bools:
     """Spread a mask by `radius` pixels along rows and columns (a square)."""
     spread: Bools = ndi.maximum_filter(mask.view(np.uint8), size=2 * radius + 1, mode="constant").astype(bool)
     return spread
-
-
-def _robust(values: Floats) -> float:
-    if len(values) == 0:
-        return float("nan")
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
