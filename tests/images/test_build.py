@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
 from lsst.images import Box, VisitImage
+from lsst.images.fields import ChebyshevField
 
 from nightlab.errors import BadInput, NoPsf, ShapeError
-from nightlab.images.build import exposure_time, has_psf, midpoint_mjd_tai, observation, psf_of, visit_image, visit_of
+from nightlab.images.build import (
+    exposure_time,
+    has_psf,
+    midpoint_mjd_tai,
+    observation,
+    psf_flux_correction,
+    psf_of,
+    visit_image,
+    visit_of,
+)
 from nightlab.images.camera import make_amplifier, make_detector
 from nightlab.images.planes import DIFFERENCE_PLANES, VISIT_PLANES, flagged, new_mask
 from nightlab.images.psf import PolynomialPsf
@@ -129,3 +139,12 @@ def test_a_sky_map_survives_json_and_keeps_its_projection():
     )
     with pytest.raises(BadInput, match=r"has tracts \[5\], not 6"):
         sky_map.tract(6)
+
+
+def test_the_aperture_correction_of_an_image_is_evaluated_where_it_is_asked_for():
+    image = _image()
+    assert psf_flux_correction(image, [3.0, np.nan], [4.0, 4.0])[0] == 1.0
+    image.aperture_corrections["psfFlux"] = ChebyshevField(BOX, np.array([[1.05, 0.02]]))
+    left, right, nowhere = psf_flux_correction(image, [-0.5, 79.5, np.nan], [10.0, 10.0, 10.0])
+    assert (left, right) == (pytest.approx(1.03, abs=1e-3), pytest.approx(1.07, abs=1e-3))
+    assert np.isnan(nowhere)

@@ -262,11 +262,11 @@ def _lsst_shard(data: fits.FITS_rec) -> Table:
 
 def _prepare_simulated(root: Path, survey: Path | None) -> Prepared:
     files = root / "survey" if survey is None else survey
-    # the reference catalogue is among the last files of a survey: without it the survey is not complete
-    if not (files / "reference.parquet").is_file():
+    # the last file that `simulate` writes: without it the survey is not complete
+    if not (files / "truth_sources.parquet").is_file():
         if survey is not None:
             raise MissingData(
-                f"{files} holds no complete simulated survey (no reference.parquet)",
+                f"{files} holds no complete simulated survey (no truth_sources.parquet)",
                 hint="make one with nightlab.simulate.simulate",
                 path=str(files),
             )

@@ -166,6 +166,27 @@ def has_psf(image: VisitImage) -> bool:
     return True
 
 
+def psf_flux_correction(image: VisitImage, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Give the factor that turns PSF fluxes measured on an image into total ones, as its zero point means them.
+
+    Parameters
+    ----------
+    image
+        Its aperture correction is used; 1 where it carries none.
+    x, y
+        (n,) positions [pixel]; the factor is NaN where they are.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    field = image.aperture_corrections.get("psfFlux")
+    known = np.isfinite(x) & np.isfinite(y)
+    factor = np.where(known, 1.0, np.nan)
+    if field is not None and known.any():
+        box = image.bbox
+        inside = {"x": np.clip(x[known], box.x.min, box.x.max), "y": np.clip(y[known], box.y.min, box.y.max)}
+        factor[known] = field(**inside)
+    return factor
+
+
 def visit_of(image: VisitImage) -> int:
     """Give the visit number of an image."""
     visit = image.obs_info.visit_id

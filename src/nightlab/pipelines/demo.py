@@ -59,9 +59,8 @@ def run_demo(
     directory = Path(directory)
     begin = time.monotonic()
     survey = directory / "survey"
-    if not (survey / "complete").exists():
+    if not (survey / "truth_sources.parquet").exists():  # the last file a survey writes
         simulate(survey, config)
-        (survey / "complete").touch()
     simulated = time.monotonic()
     night = run("ApPipe", "simulated", directory / "repository", survey=survey, jobs=jobs, listener=listener)
     ended = time.monotonic()

@@ -32,7 +32,7 @@ COLUMNS = {
     "noise corr": "difference.noise_correlation",
     "DIASources +": "dia_source.n_positive",
     "DIASources -": "dia_source.n_negative",
-    "away": "dia_source.n_isolated",
+    "on blank sky": "dia_source.n_blank",
 }
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from nightlab.config import Config
 from nightlab.errors import BadInput, ShapeError
-from nightlab.images.build import midpoint_mjd_tai, psf_of, visit_of
+from nightlab.images.build import midpoint_mjd_tai, psf_flux_correction, psf_of, visit_of
 from nightlab.images.planes import flagged
 from nightlab.images.psf import psf_stamps
 from nightlab.images.wcs import pixel_to_radec, radec_to_pixel
@@ -110,6 +110,7 @@ def force_photometry(
     x, y, objects = x[measured], y[measured], dia_object[measured]
     psf, psf_err, psf_edge = _fluxes(difference_image, x, y, config)
     science, science_err, _ = _fluxes(visit_image, x, y, config)
+    total = psf_flux_correction(visit_image, x, y)
     table = _rows(visit_image, objects)
     unit = difference_image.unit
     for name, values in (
@@ -118,7 +119,7 @@ def force_photometry(
         ("scienceFlux", science),
         ("scienceFluxErr", science_err),
     ):
-        table[name] = Column(values, unit=unit)
+        table[name] = Column(total * values, unit=unit)
     table["psfFlux_flag"] = ~np.isfinite(psf)
     table["psfFlux_flag_edge"] = psf_edge
     table["scienceFlux_flag"] = ~np.isfinite(science)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from nightlab.config import Config
 from nightlab.errors import AllMasked, BadInput, ShapeError
-from nightlab.images.build import midpoint_mjd_tai, psf_of, visit_of
+from nightlab.images.build import midpoint_mjd_tai, psf_flux_correction, psf_of, visit_of
 from nightlab.images.planes import flagged
 from nightlab.images.psf import psf_sigma, psf_stamps
 from nightlab.images.wcs import jacobian, pixel_scale, pixel_to_radec
@@ -233,16 +233,17 @@ def _measured(
     ixx, iyy, ixy, shape_failed = moments(plane, x, y, fwhm / 2.3548)
     aperture, aperture_error = _aperture_fluxes(image, variance, x, y, config.aperture)
     flux = difference.unit
+    total = psf_flux_correction(visit_image, x + box.x.start, y + box.y.start)
     table = Table(
         _identity(difference, len(chosen))
         | _places(difference, x, y, x_error, y_error)
         | {
-            "psfFlux": forced.flux * flux,
-            "psfFluxErr": forced.error * flux,
+            "psfFlux": total * forced.flux * flux,
+            "psfFluxErr": total * forced.error * flux,
             "apFlux": aperture * flux,
             "apFluxErr": aperture_error * flux,
-            "scienceFlux": science.flux * flux,
-            "scienceFluxErr": science.error * flux,
+            "scienceFlux": total * science.flux * flux,
+            "scienceFluxErr": total * science.error * flux,
             "templateFlux": before.flux * flux,
             "templateFluxErr": before.error * flux,
             "snr": np.abs(peaks.score[chosen]),
