@@ -15,15 +15,13 @@ from typing import Any
 import sqlalchemy.exc
 from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError
 
-from nightlab.errors import BadInput, MissingData, NightLabError, RunLocked, WriteFailed
+from nightlab.errors import BadInput, MissingData, NightLabError, RunLocked
 from nightlab.pipelines.events import Listener, silent_listener
 from nightlab.pipelines.graph import Plan, build_graph, config_changes, load_pipeline, make_plan, pipeline_graph
 from nightlab.pipelines.ledger import RunReport, close_ledger, open_ledger, settle, tell
 from nightlab.pipelines.runner import run_quanta, work_of
 from nightlab.pipelines.tasks import write_error
 from nightlab.pipelines.worker import Place
-
-_READ_ONLY = ("readonly", "read-only", "unable to open")
 
 
 def run(
@@ -141,8 +139,10 @@ def output_lock(repo: str | Path, output_run: str) -> Iterator[None]:
                 output_run=output_run,
                 holder=holder,
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
+        # who holds it is good to know; a disk too full to say so will be noticed where it matters
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
         yield
     finally:
         os.close(descriptor)
@@ -158,9 +158,6 @@ def _writing(repo: str | Path) -> Iterator[None]:
     except (OSError, sqlalchemy.exc.DatabaseError) as error:
         if failed := write_error(error, f"the repository {repo}"):
             raise failed from error
-        if any(word in str(error) for word in (*_READ_ONLY, "disk is full")):
-            hint = "make room or get the right to write there"
-            raise WriteFailed(f"the repository {repo} could not be written: {error}", hint=hint) from error
         raise
 
 

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 import lsst.pex.config as pex
 import pydantic
-from lsst.daf.butler import DatasetRef
+import sqlalchemy.exc
+from lsst.daf.butler import DatasetRef, FileIntegrityError
 from lsst.pipe.base import (
     InputQuantizedConnection,
     NoWorkFound,
@@ -30,7 +31,7 @@ from lsst.pipe.base import (
     connectionTypes,
 )
 
-from nightlab.errors import NightLabError, WriteFailed
+from nightlab.errors import CorruptFile, NightLabError, WriteFailed
 from nightlab.pipelines.configs import ModelMixin, config_fields
 from nightlab.pipelines.table import STAGES, Dataset, Stage, load, task_name
 
@@ -44,6 +45,7 @@ _KINDS: dict[str, type] = {
 # it is only looked for to find packages of another kind of installation
 logging.getLogger("lsst.utils.packages").addFilter(lambda record: "eups" not in record.getMessage())
 # what the system says when it has no room or no right to write
+_DATABASE_SAYS = ("readonly", "read-only", "unable to open", "is full")
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -129,18 +131,36 @@ def inputs_digest(refs: Iterable[DatasetRef]) -> str:
 
 def write_error(error: BaseException, what: str) -> WriteFailed | None:
     """Say which file could not be written, when that is what is behind an exception; else None."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, OSError) and link.errno in _CANNOT_WRITE:
-            path = link.filename or ""
+    for link in causes(error):
+        full = isinstance(link, sqlalchemy.exc.DatabaseError) and any(word in str(link) for word in _DATABASE_SAYS)
+        if full or (isinstance(link, OSError) and link.errno in _CANNOT_WRITE):
+            path = getattr(link, "filename", None) or ""
+            reason = str(getattr(link, "orig", "") or getattr(link, "strerror", "") or link)
             return WriteFailed(
-                f"{what} could not be written{f' to {path}' if path else ''}: {link.strerror or link}",
+                f"{what} could not be written{f' to {path}' if path else ''}: {reason}",
                 hint="make room or get the right to write there, then run the same command again",
                 path=str(path),
-                errno=link.errno,
             )
-        link = link.__cause__ or link.__context__
     return None
+
+
+def read_error(error: BaseException, what: str) -> CorruptFile | None:
+    """Say which file is not as it was stored, when that is what is behind an exception; else None."""
+    for link in causes(error):
+        if isinstance(link, FileIntegrityError):
+            return CorruptFile(
+                f"{what} cannot read one of its inputs: {' '.join(str(link).split())}",
+                hint="the file was cut short or changed after it was stored; restore it, or choose a new output run",
+            )
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and what it came from, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _write(butler: QuantumContext, value: Any, ref: DatasetRef) -> None:

@@ -21,8 +21,8 @@ from lsst.daf.butler import Butler, Quantum
 from lsst.pipe.base.pipeline_graph import TaskNode
 from lsst.pipe.base.single_quantum_executor import SingleQuantumExecutor
 
-from nightlab.errors import NightLabError
-from nightlab.pipelines.tasks import write_error
+from nightlab.errors import NightLabError, WriteFailed
+from nightlab.pipelines.tasks import causes, read_error, write_error
 
 _LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -67,7 +67,7 @@ def execute(butler: Butler, node: TaskNode, quantum: Quantum, quantum_id: UUID) 
     except Exception as error:
         details = traceback.format_exc()
         _discard(butler, node, quantum)
-        known = error if isinstance(error, NightLabError) else write_error(error, f"a product of {node.label}")
+        known = _known(error, node.label, butler)
         message = str(known) if known else f"{type(error).__name__}: {error}"
         return Outcome(
             state="failed",
@@ -83,6 +83,17 @@ def execute(butler: Butler, node: TaskNode, quantum: Quantum, quantum_id: UUID) 
     if "no_work" in told:
         return Outcome(state="idle", message=str(told["no_work"]), seconds=seconds)
     return Outcome(state="done", seconds=seconds)
+
+
+def _known(error: Exception, stage: str, butler: Butler) -> NightLabError | None:
+    """Find the error of ours that an exception is or comes down to."""
+    # the Butler wraps what its formatters raise
+    ours = next((link for link in causes(error) if isinstance(link, NightLabError)), None)
+    known = ours or write_error(error, f"a product of {stage}")
+    if isinstance(known, WriteFailed) and not known.facts.get("path"):
+        roots = [root.ospath for root in butler.get_datastore_roots().values() if root is not None]
+        return WriteFailed(f"{known.message}, in the repository {', '.join(roots)}", hint=known.hint, path=roots[0])
+    return known or read_error(error, stage)
 
 
 def _discard(butler: Butler, node: TaskNode, quantum: Quantum) -> None:
