@@ -81,12 +81,12 @@ def start(repository: Path, jobs: int, log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 
 
-def products(repository: Path) -> tuple[dict[tuple, dict], list[str]]:
-    """All tables of the run to the last bit, and what is wrong with anything it has registered or left lying about."""
+def products(repository: Path) -> tuple[dict[tuple, dict], list[str], list[str]]:
+    """All tables of the run to the last bit, what is wrong with what it has registered, and files of no dataset."""
     found, faults = {}, []
     with Butler.from_config(str(repository)) as butler:
         if RUN not in butler.collections.query("runs/*"):
-            return {}, []
+            return {}, [], []
         files = set()
         for ref in butler.query_all_datasets(RUN, find_first=False, limit=None):
             where = f"{ref.datasetType.name} {dict(ref.dataId.required)}"
@@ -108,9 +108,8 @@ def products(repository: Path) -> tuple[dict[tuple, dict], list[str]]:
                     )
                     for name in value.colnames
                 }
-    stray = [file for file in (repository / RUN).rglob("*") if file.is_file() and str(file) not in files]
-    faults += [f"stray file {file}" for file in stray]
-    return found, faults
+    stray = [str(file) for file in (repository / RUN).rglob("*") if file.is_file() and str(file) not in files]
+    return found, faults, [f"stray file {file}" for file in stray]
 
 
 def database(repository: Path) -> dict[str, list]:
@@ -194,13 +193,13 @@ def trial(folder: Path, config: SurveyConfig, options: argparse.Namespace) -> in
         print(f"the undisturbed run failed, see {log}")
         return 1
     longest = time.monotonic() - begin
-    reference, faults = products(undisturbed)
+    reference, faults, stray = products(undisturbed)
     stored = database(undisturbed)
     print(
         f"undisturbed: {len(reference)} tables, {sum(map(len, stored.values()))} rows in the database, {longest:.0f} s"
     )
 
-    trouble = list(faults)
+    trouble = [*faults, *stray]
     kills = rounds = 0
     shutil.rmtree(repository, ignore_errors=True)
     while True:
@@ -213,12 +212,13 @@ def trial(folder: Path, config: SurveyConfig, options: argparse.Namespace) -> in
             code = start(repository, options.jobs, log).wait()
             what, ended = "nobody", True
             faults = [f"the last run ended with code {code}"] if code else []
-        found, more = products(repository)
+        found, more, stray = products(repository)
         faults += more
-        print(f"[{kills:2d}/{options.kills}] killed {what}; {len(found)} of {len(reference)} tables there")
+        there = f"{len(found)} of {len(reference)} tables there, {len(stray)} unfinished files"
+        print(f"[{kills:2d}/{options.kills}] killed {what}; {there}")
         if ended:
             rounds += 1
-            faults += differences(found, reference)
+            faults += [*stray, *differences(found, reference)]
             faults += [
                 f"{name} of the database differs"
                 for name, rows in database(repository).items()

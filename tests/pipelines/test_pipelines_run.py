@@ -331,3 +331,16 @@ def test_an_output_run_has_one_writer(repo):
             pass
     with output_lock(repo, RUN):
         pass
+
+
+def test_what_a_killed_writer_left_is_swept_away(repo, pipeline, reference):
+    folder = repo / RUN / "toy_table" / "Toy"
+    folder.mkdir(parents=True)
+    half = folder / "t2y5o4uftmpxj7bwtoy_table_Toy_1_0.tmp.parq"
+    half.write_bytes(b"PAR1")
+    other = folder / "notes.tmp.txt"
+    other.write_text("somebody's own")
+    assert go(pipeline, repo).ok
+    assert not half.exists()
+    assert other.exists()
+    assert products(repo) == reference[1]

@@ -23,6 +23,9 @@ from nightlab.pipelines.runner import run_quanta, work_of
 from nightlab.pipelines.tasks import write_error
 from nightlab.pipelines.worker import Place
 
+# as the Butler names a file until it is whole
+_TEMPORARY = re.compile(r"[a-z0-9_]{16}.+\.tmp(\.\w+)*")
+
 
 def run(
     pipeline: str,
@@ -192,5 +195,15 @@ def _prepare(butler: Butler, plan: Plan) -> None:
         return
     plan.graph.pipeline_graph.register_dataset_types(butler, include_packages=True)
     plan.graph.init_output_run(butler)
+    _sweep(butler)
     if plan.stale:
         butler.pruneDatasets(plan.stale, disassociate=True, unstore=True, purge=True)
+
+
+def _sweep(butler: Butler) -> None:
+    """Remove what processes that were killed while writing have left; thanks to the lock, nobody is writing now."""
+    for root in butler.get_datastore_roots().values():
+        if root is not None and root.isLocal:
+            for file in Path(root.ospath, str(butler.run)).rglob("*.tmp*"):
+                if _TEMPORARY.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
