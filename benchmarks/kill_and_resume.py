@@ -26,14 +26,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from lsst.daf.butler import Butler
 
+from nightlab.data.repository import open_repository
 from nightlab.pipelines import night
 from nightlab.simulate import PRESETS, SurveyConfig, simulate
 
 RUN = "runs/ApPipe"
 TABLES = ("source", "dia_source_unassociated", "dia_source", "dia_object", "dia_forced_source")
 APDB_TABLES = ("DiaObject", "DiaSource", "DiaForcedSource")
+EARLIEST = 0.1  # of the time of a whole night; before it nothing has been imported
 GRACE = 10.0  # seconds a worker has to notice that its parent is gone
 TINY = SurveyConfig(
     width=320,
@@ -84,7 +85,7 @@ def start(repository: Path, jobs: int, log: Path) -> subprocess.Popen[bytes]:
 def products(repository: Path) -> tuple[dict[tuple, dict], list[str], list[str]]:
     """All tables of the run to the last bit, what is wrong with what it has registered, and files of no dataset."""
     found, faults = {}, []
-    with Butler.from_config(str(repository)) as butler:
+    with open_repository(repository) as butler:
         if RUN not in butler.collections.query("runs/*"):
             return {}, [], []
         files = set()
@@ -140,7 +141,7 @@ def kill_one(
 ) -> tuple[str, list[str], bool, float]:
     """Start the run, kill it or one of its workers at a random moment, and look at what is left."""
     process = start(repository, jobs, log)
-    moment = rng.uniform(0.0, longest)
+    moment = rng.uniform(EARLIEST, 1.0) * longest
     begin = time.monotonic()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
@@ -184,10 +185,11 @@ def trial(folder: Path, config: SurveyConfig, options: argparse.Namespace) -> in
     rng = random.Random(options.seed)
     base, undisturbed, repository = folder / "base", folder / "undisturbed", folder / "repository"
     log = folder / "log.txt"
-    if not undisturbed.exists():
+    if not base.exists():
         simulate(folder / "survey", config)
         night.run("Templates", "simulated", base, survey=folder / "survey", jobs=1).report.check()
-        shutil.copytree(base, undisturbed)
+    shutil.rmtree(undisturbed, ignore_errors=True)
+    shutil.copytree(base, undisturbed)
     begin = time.monotonic()
     if start(undisturbed, options.jobs, log).wait():
         print(f"the undisturbed run failed, see {log}")

@@ -1,10 +1,13 @@
 import errno
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from lsst.daf.butler import Butler, DatasetType
+from sqlalchemy.exc import OperationalError
 
 from nightlab.data.repository import (
     INPUTS,
@@ -113,3 +116,28 @@ def test_a_read_only_butler_does_not_write(empty_repository, tmp_path):
     # a database that turns read-only later is a failed write as well
     with pytest.raises(WriteFailed, match="cannot write"), writing(tmp_path):
         reader.registry.syncDimensionData("skymap", {"name": "a", "hash": b"0"})
+
+
+def test_a_change_cut_short_by_a_kill_is_taken_back(repo):
+    database = repo.get_datastore_roots()
+    root = Path(next(iter(database.values())).ospath)
+    script = (
+        "import os, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        # so that pages reach the file before the end of the transaction
+        "connection.execute('PRAGMA cache_size = 1')\n"
+        "connection.execute('BEGIN IMMEDIATE')\n"
+        "connection.execute('CREATE TABLE half (text TEXT)')\n"
+        "connection.executemany('INSERT INTO half VALUES (?)', [('x' * 1000,)] * 2000)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    names = set(repo.collections.query("*"))
+    repo.close()
+    done = subprocess.run([sys.executable, "-c", script, root / "gen3.sqlite3"], check=False)
+    assert done.returncode == -9
+    assert (root / "gen3.sqlite3-journal").stat().st_size > 0
+    with pytest.raises(OperationalError, match="readonly"):
+        Butler.from_config(str(root))
+    with open_repository(root) as butler:
+        assert set(butler.collections.query("*")) == names
+    assert not (root / "gen3.sqlite3-journal").exists()

@@ -13,8 +13,10 @@ from tiny_night import TEMPLATE_VISITS, VISITS, replace_raw, stored, tables
 from typer.testing import CliRunner
 
 from nightlab.cli import app
-from nightlab.data.ingest import ingest_reference
-from nightlab.errors import BandMismatch, WriteFailed
+from nightlab.data.ingest import ingest, ingest_reference
+from nightlab.data.instruments.sdss import find_frame
+from nightlab.data.repository import make_repository
+from nightlab.errors import BandMismatch, MissingData, WriteFailed
 from nightlab.pipelines import night
 from nightlab.stages.templates import warp_template
 
@@ -172,6 +174,40 @@ def test_a_frame_outside_the_reference_catalogue_stays_in_its_own_unit(repo, sur
     assert (failed.stage, failed.error) == ("warp_template", "BadInput")
     assert "nJy" in failed.message
     assert {name for name, _ in tables(repo, RUN)} == {"source"}
+
+
+@pytest.mark.real_data
+def test_a_frame_without_its_psf_file_is_named_and_others_go_on(stripe82, tmp_path):
+    folder, paths = tmp_path / "input", {}
+    for of, field in ((4192, 300), (6377, 399)):
+        rerun = stripe82 / "input" / str(of) / "40"
+        frame = find_frame(rerun / "corr" / "4" / f"fpC-{of:06d}-r4-{field:04d}.fit.gz")
+        for file in (frame.pixels, frame.mask, frame.psf, frame.astrometry, frame.photometry):
+            link = folder / str(of) / "40" / file.relative_to(rerun)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        paths[of] = find_frame(folder / str(of) / "40" / frame.pixels.relative_to(rerun))
+    gone = paths[6377].psf
+    original = gone.readlink()
+    butler = make_repository(tmp_path / "repo", "SDSS")
+    gone.unlink()
+    with pytest.raises(MissingData, match=r"psField-006377-4-0399\.fit") as caught:
+        ingest(butler, "SDSS", [frame.pixels for frame in paths.values()])
+    assert "fetch it" in caught.value.hint
+    # nothing was registered; with the file, both are
+    gone.symlink_to(original)
+    assert len(ingest(butler, "SDSS", [frame.pixels for frame in paths.values()])) == 2
+    gone.unlink()
+    report = night.run("SingleFrame", repository=tmp_path / "repo", jobs=1).report
+    assert (report.exit_code, report.done) == (1, 2)
+    [failed] = report.failed
+    assert (failed.stage, failed.error, failed.data_id["visit"]) == ("calibrate", "MissingData", paths[6377].visit)
+    assert "psField-006377-4-0399.fit" in failed.message
+    assert "fetch it from the SDSS archive" in failed.message
+    assert {key[1][-1] for key in tables(tmp_path / "repo", "runs/SingleFrame")} == {paths[4192].visit}
+    gone.symlink_to(original)
+    mended = night.run("SingleFrame", repository=tmp_path / "repo", jobs=1).report
+    assert (mended.exit_code, mended.existing, mended.done) == (0, 1, 2)
 
 
 def test_a_template_of_another_band_is_refused(with_templates, survey, undisturbed):

@@ -111,7 +111,14 @@ def open_repository(root: str | Path, *, writeable: bool = False) -> Butler:
     if writeable:
         probe(root)
     try:
-        return Butler.from_config(str(root), writeable=writeable)
+        try:
+            return Butler.from_config(str(root), writeable=writeable)
+        except OperationalError as error:
+            if writeable or "readonly database" not in str(error):
+                raise
+            # somebody was killed in the middle of a change; only who may write can take it back
+            Butler.from_config(str(root), writeable=True).close()
+            return Butler.from_config(str(root), writeable=False)
     except Exception as error:
         raise CorruptFile(
             f"the repository {root} cannot be opened: {type(error).__name__}: {error}",

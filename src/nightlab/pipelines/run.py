@@ -100,15 +100,16 @@ def run(
                 settled=lambda key, outcome, blocked: settle(ledger, key, outcome, blocked),
                 stop=stop,
             )
-            _discard(place, [ref for key in ledger.discarded for ref in plan.provisional[key]])
+            _clear(place, [ref for key in ledger.discarded for ref in plan.provisional[key]])
         return close_ledger(ledger, time.monotonic() - begin)
 
 
-def _discard(place: Place, refs: list[DatasetRef]) -> None:
-    """Remove products that rest on something that was there before and could not be made again."""
-    if refs:
-        with place.open() as butler:
+def _clear(place: Place, refs: list[DatasetRef]) -> None:
+    """Remove products that rest on something that could not be made again, and what killed workers have left."""
+    with place.open() as butler:
+        if refs:
             butler.pruneDatasets(refs, disassociate=True, unstore=True, purge=True)
+        _sweep(butler)
 
 
 @contextlib.contextmanager

@@ -150,7 +150,7 @@ def _check(visit_image: VisitImage, coadds: Sequence[CellCoadd]) -> None:
         if coadd.unit != visit_image.unit:
             raise BadInput(
                 f"the science image is in {visit_image.unit} and patch {coadd.patch.id} in {coadd.unit}",
-                hint="build the template from calibrated images",
+                hint="calibrate both against reference stars: an image that is not in nJy met none",
             )
 
 
