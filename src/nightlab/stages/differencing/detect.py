@@ -49,9 +49,11 @@ METRICS = {
     "n_dipoles": Metric("DIASources classified as dipoles"),
     "n_clean": Metric("DIASources without a flag, dipoles left out"),
     "dia_source_density": Metric("DIASources per area", unit="deg-2"),
-    "n_blank": Metric("DIASources on unmasked pixels, over 6 pixels from any 5 sigma source of either image"),
+    "n_blank": Metric(
+        "Unflagged DIASources on unmasked pixels, over 6 pixels from any 5 sigma source of either image"
+    ),
     "n_blank_expected": Metric("How many of these white Gaussian noise would make"),
-    "blank_ratio": Metric("The former over the latter", target=5.0, sense="lower"),
+    "blank_ratio": Metric("The former over the latter, or over 1 where fewer are expected", target=5.0, sense="lower"),
     "score_noise": Metric("Robust standard deviation of the significance image", "", 1.0, "near", 0.08),
     "streak_fraction": Metric("Fraction of pixels in trails"),
 }
@@ -439,7 +441,7 @@ def _measures(
     flags = [name for name in table.colnames if name.startswith("pixelFlags") or name.endswith("_flag")]
     dirty = np.any([np.asarray(table[name], bool) for name in flags], axis=0) if len(table) else np.zeros(0, bool)
     negative, dipole = np.asarray(table["isNegative"], bool), np.asarray(table["isDipole"], bool)
-    n_blank = float(blank[y, x].sum())
+    n_blank = float((blank[y, x] & ~dirty).sum())
     return {
         "n_dia_sources": float(len(table)),
         "n_positive": float((~negative & ~dipole).sum()),
@@ -449,7 +451,7 @@ def _measures(
         "dia_source_density": len(table) / max(float(good.sum()) * scale**2, 1e-30),
         "n_blank": n_blank,
         "n_blank_expected": expected,
-        "blank_ratio": n_blank / expected if expected > 0 else float("nan"),
+        "blank_ratio": n_blank / max(expected, 1.0) if blank.any() else float("nan"),
         "score_noise": noise,
         "streak_fraction": float(trail.mean()),
     }
