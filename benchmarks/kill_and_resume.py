@@ -146,7 +146,7 @@ def kill_one(
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
     if process.poll() is not None:
-        return f"had ended with code {process.returncode}", [], True, time.monotonic() - begin
+        return f"nobody, it had ended with code {process.returncode}", [], True, time.monotonic() - begin
     workers = children(process.pid)
     faults = []
     if workers and rng.random() < 0.4:
