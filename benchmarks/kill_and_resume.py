@@ -29,7 +29,7 @@ import numpy as np
 
 from nightlab.data.repository import open_repository
 from nightlab.pipelines import night
-from nightlab.simulate import PRESETS, SurveyConfig, simulate
+from nightlab.simulate import PRESETS, SurveyConfig, simulate_survey
 
 RUN = "runs/ApPipe"
 TABLES = ("source", "dia_source_unassociated", "dia_source", "dia_object", "dia_forced_source")
@@ -186,7 +186,7 @@ def trial(folder: Path, config: SurveyConfig, options: argparse.Namespace) -> in
     base, undisturbed, repository = folder / "base", folder / "undisturbed", folder / "repository"
     log = folder / "log.txt"
     if not base.exists():
-        simulate(folder / "survey", config)
+        simulate_survey(folder / "survey", config)
         night.run("Templates", "simulated", base, survey=folder / "survey", jobs=1).report.check()
     shutil.rmtree(undisturbed, ignore_errors=True)
     shutil.copytree(base, undisturbed)

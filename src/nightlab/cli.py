@@ -187,8 +187,8 @@ def subtract(
 ) -> None:
     """Difference two FITS images and list what changed."""
     with _exit_codes(verbose):
-        from nightlab.metrics import summarise
         from nightlab.pipelines.pair import check_output, subtract_files, write_pair
+        from nightlab.quality import summarise
 
         check_output(output, overwrite=overwrite)
         start = time.perf_counter()
@@ -209,7 +209,7 @@ def simulate(
     """Simulate a survey with truth tables."""
     with _exit_codes(verbose):
         from nightlab.simulate import PRESETS
-        from nightlab.simulate import simulate as make
+        from nightlab.simulate import simulate_survey as make
 
         if preset not in PRESETS:
             raise BadInput(f"there is no preset {preset}", hint=f"there are {', '.join(PRESETS)}")
@@ -232,8 +232,8 @@ def metrics(
     """Print what a run measured: pass, fail or unknown."""
     with _exit_codes(verbose):
         from nightlab.data.repository import open_repository
-        from nightlab.metrics import summarise
         from nightlab.pipelines.summary import band_table, run_metrics
+        from nightlab.quality import summarise
 
         dataset = run_metrics(open_repository(repository), output_run)
         table = band_table(dataset) if by_band else summarise(dataset)

@@ -151,14 +151,14 @@ def sdss_field(tmp_path) -> Field:
 @pytest.fixture(scope="session")
 def survey(tmp_path_factory) -> Path:
     """Two template and one science visit of a camera of one small detector."""
-    from nightlab.simulate import SurveyConfig, simulate
+    from nightlab.simulate import SurveyConfig, simulate_survey
 
     folder = tmp_path_factory.mktemp("survey")
     config = SurveyConfig(
         width=128, height=128, amp_columns=2, amp_rows=2, n_template=2, n_science=1,
         n_variables=1, n_transients=2, n_movers=1, star_density=60.0,
     )  # fmt: skip
-    simulate(folder, config)
+    simulate_survey(folder, config)
     return folder
 
 

@@ -5,7 +5,7 @@ import tiny_night
 import toy_pipeline
 
 from nightlab.pipelines import night
-from nightlab.simulate import simulate
+from nightlab.simulate import simulate_survey
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def pipeline(tmp_path):
 @pytest.fixture(scope="session")
 def survey(tmp_path_factory):
     """Folder of the tiny simulated survey."""
-    return simulate(tmp_path_factory.mktemp("survey"), tiny_night.SURVEY).directory
+    return simulate_survey(tmp_path_factory.mktemp("survey"), tiny_night.SURVEY).directory
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from astropy.wcs import WCS
 from simcam_reading import TINY, assemble
 
 from nightlab.errors import WriteFailed
-from nightlab.simulate import PRESETS, simulate
+from nightlab.simulate import PRESETS, simulate_survey
 from nightlab.simulate.camera import bias_structure, chips, flat_response
 from nightlab.simulate.exposure import expose, observe
 from nightlab.simulate.raw import write_whole
@@ -27,9 +27,9 @@ def _reduce(survey, visit):
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny, tmp_path):
-    again = _bytes(simulate(tmp_path / "again", TINY))
+    again = _bytes(simulate_survey(tmp_path / "again", TINY))
     assert again == _bytes(tiny)
-    other = _bytes(simulate(tmp_path / "other", TINY.model_copy(update={"seed": 7})))
+    other = _bytes(simulate_survey(tmp_path / "other", TINY.model_copy(update={"seed": 7})))
     assert other.keys() == again.keys()
     assert all(other[name] != again[name] for name in again)
 
@@ -75,7 +75,7 @@ def test_tables_come_back_with_their_units(tiny):
 
 def test_a_band_of_detectors_and_amplifiers_of_any_number_works(tmp_path):
     config = TINY.model_copy(update={"bands": ("g", "i"), "detector_columns": 2, "ra": 0.0, "n_science": 1})
-    survey = simulate(tmp_path, config)
+    survey = simulate_survey(tmp_path, config)
     assert sum(name.startswith("raw/") for name in survey.paths) == 2 * 2 * 2
     sources = survey.tables["truth_sources"]
     assert set(sources["detector"]) == {0, 1}
@@ -164,7 +164,7 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteFailed, match="cannot write"):
-        simulate(tmp_path / "file", TINY)
+        simulate_survey(tmp_path / "file", TINY)
 
 
 def test_presets_are_ready_and_distinct():

@@ -25,7 +25,7 @@ from nightlab.data.repository import input_collections, make_repository, open_re
 from nightlab.errors import BadInput, MissingData
 from nightlab.images.skymap import SkyMap, TractGrid
 from nightlab.images.wcs import fits_header, radec_to_pixel, tan_projection
-from nightlab.simulate import simulate
+from nightlab.simulate import simulate_survey
 from nightlab.stages.single_frame import calibrate
 
 CELL = 128  # pixels; a cell of constant PSF
@@ -84,7 +84,7 @@ def prepare(entry: str, root: str | Path, *, survey: str | Path | None = None) -
         Folder of the repository; made when absent.
     survey
         Folder of the files, where the entry does not know it by itself; for ``simulated`` a folder that
-        `nightlab.simulate.simulate` filled. When absent, the small survey is simulated into ``<root>/survey``.
+        `nightlab.simulate.simulate_survey` filled. When absent, the small survey is simulated into ``<root>/survey``.
 
     Returns
     -------
@@ -267,10 +267,10 @@ def _prepare_simulated(root: Path, survey: Path | None) -> Prepared:
         if survey is not None:
             raise MissingData(
                 f"{files} holds no complete simulated survey (no truth_sources.parquet)",
-                hint="make one with nightlab.simulate.simulate",
+                hint="make one with nightlab.simulate.simulate_survey",
                 path=str(files),
             )
-        simulate(files)
+        simulate_survey(files)
     raws = sorted((files / "raw").glob("*.fits"))
     simcam = instrument_named("SimCam")
     records = [simcam.read_record(path) for path in raws]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightlab.data.repository import open_repository
-from nightlab.metrics import Recovery, summarise
 from nightlab.pipelines.events import Listener, silent_listener
 from nightlab.pipelines.night import run
 from nightlab.pipelines.summary import one_of_run, recovery, run_metrics
-from nightlab.simulate import PRESETS, simulate
+from nightlab.quality import Recovery, summarise
+from nightlab.simulate import PRESETS, simulate_survey
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -60,7 +60,7 @@ def run_demo(
     begin = time.monotonic()
     survey = directory / "survey"
     if not (survey / "truth_sources.parquet").exists():  # the last file a survey writes
-        simulate(survey, config)
+        simulate_survey(survey, config)
     simulated = time.monotonic()
     night = run("ApPipe", "simulated", directory / "repository", survey=survey, jobs=jobs, listener=listener)
     ended = time.monotonic()

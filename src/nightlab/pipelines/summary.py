@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import Table
 
 from nightlab.errors import MissingData
-from nightlab.metrics import Recovery, recover
+from nightlab.quality import Recovery, recover
 
 if TYPE_CHECKING:
     import xarray as xr

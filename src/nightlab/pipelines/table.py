@@ -129,7 +129,7 @@ def _gather(label: str, *names: str) -> Stage:
     """Row of the stage that collects the measurements of one pipeline."""
     return Stage(
         name=label,
-        function="nightlab.metrics:gather",
+        function="nightlab.quality:gather",
         dimensions=NIGHT,
         inputs={
             name: Dataset(name=name, storage_class="XarrayDataset", dimensions=_METRICS[name], many=True, minimum=0)

@@ -2,6 +2,6 @@
 
 from nightlab.simulate.config import PRESETS, SurveyConfig
 from nightlab.simulate.frames import Pair, small_pair
-from nightlab.simulate.survey import Survey, simulate
+from nightlab.simulate.survey import Survey, simulate_survey
 
-__all__ = ["PRESETS", "Pair", "Survey", "SurveyConfig", "simulate", "small_pair"]
+__all__ = ["PRESETS", "Pair", "Survey", "SurveyConfig", "simulate_survey", "small_pair"]

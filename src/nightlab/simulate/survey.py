@@ -40,7 +40,7 @@ class Survey:
     tables: Mapping[str, Table]
 
 
-def simulate(directory: str | Path, config: SurveyConfig = PRESETS["small"]) -> Survey:
+def simulate_survey(directory: str | Path, config: SurveyConfig = PRESETS["small"]) -> Survey:
     """Simulate a survey and write it into a directory.
 
     Parameters

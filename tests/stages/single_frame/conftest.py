@@ -2,7 +2,7 @@ import pytest
 from single_frame_scenes import Field
 
 from nightlab.data.instruments import simcam
-from nightlab.simulate import SurveyConfig, simulate
+from nightlab.simulate import SurveyConfig, simulate_survey
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def survey(tmp_path_factory):
         n_variables=0,
         n_satellites=0,
     )
-    made = simulate(tmp_path_factory.mktemp("survey"), config)
+    made = simulate_survey(tmp_path_factory.mktemp("survey"), config)
     (raw,) = [path for name, path in made.paths.items() if name.startswith("raw/")]
     return {
         "raw": simcam.read_raw(raw),

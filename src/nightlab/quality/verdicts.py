@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
-from nightlab.metrics.gather import RAN
+from nightlab.quality.gather import RAN
 
 Verdict = Literal["pass", "fail", "unknown", "none"]
 

@@ -6,7 +6,7 @@ import xarray as xr
 from astropy.table import Table
 
 from nightlab.errors import BadInput
-from nightlab.metrics import gather, judge, recover, summarise, verdicts
+from nightlab.quality import gather, judge, recover, summarise, verdicts
 from nightlab.report import Metric, report
 
 METRICS = {
