@@ -1,0 +1,5 @@
+"""``python -m nightlab.cli``."""
+
+from nightlab.cli import main
+
+main()
