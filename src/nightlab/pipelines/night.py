@@ -13,6 +13,7 @@ from lsst.daf.butler import DataCoordinate
 from nightlab.data.catalogs import prepare, prepared_in
 from nightlab.data.instruments import INSTRUMENTS
 from nightlab.data.repository import input_collections, open_repository
+from nightlab.data.runs import TEMPLATES_RUN, apdb_folder
 from nightlab.errors import BadInput, MissingData
 from nightlab.pipelines.events import Listener, silent_listener
 from nightlab.pipelines.graph import load_pipeline, stage_names
@@ -20,7 +21,6 @@ from nightlab.pipelines.ledger import RunReport
 from nightlab.pipelines.run import run as run_pipeline
 
 TEMPLATES = "Templates"
-TEMPLATES_RUN = f"runs/{TEMPLATES}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,7 @@ def run(
     config = knobs[name]
     apdb = None
     if "fill_apdb" in stages:
-        # a database holds one version of each visit: every output run has its own
-        folder = "apdb" if output == "runs/ApPipe" else f"apdb-{output.rpartition('/')[2]}"
-        apdb = Path(config.setdefault("fill_apdb.uri", str(source.repository / folder)))
+        apdb = Path(config.setdefault("fill_apdb.uri", str(apdb_folder(source.repository, output))))
     base = {TEMPLATES: source.template or source.science, "SingleFrame": source.everything}.get(name, source.science)
     report = run_pipeline(
         pipeline,
