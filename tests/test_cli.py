@@ -75,7 +75,7 @@ def test_a_stage_shows_its_knobs_under_the_names_set_takes():
         (["run", "ApPipe", "--data", "simulated", "--set", "nope.x=1"], "no stage nope"),
         (["run", "ApPipe", "--data", "simulated", "--jobs", "0"], "--jobs"),
         (["stages", "nope"], "no stage nope.*calibrate"),
-        (["simulate", "somewhere", "--preset", "huge"], "no preset huge.*small, medium, large"),
+        (["simulate", "somewhere", "--preset", "huge"], "no preset huge.*tiny, small, medium, large"),
         (["nope"], "nope"),
     ],
 )

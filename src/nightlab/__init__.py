@@ -35,6 +35,7 @@ _HOME = {
     "light_curve": "nightlab.data.runs",
     "cone_search": "nightlab.data.runs",
     "run": "nightlab.pipelines.night",
+    "demo_run": "nightlab.pipelines.demo",
     "VisitImage": "lsst.images",
     "DifferenceImage": "lsst.images",
 }

@@ -168,8 +168,8 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
 
 
 def test_presets_are_ready_and_distinct():
-    assert set(PRESETS) == {"small", "medium", "large"}
-    assert len({config.digest for config in PRESETS.values()}) == 3
+    assert set(PRESETS) == {"tiny", "small", "medium", "large"}
+    assert len({config.digest for config in PRESETS.values()}) == 4
     assert PRESETS["large"].width == PRESETS["large"].height == 4096
     assert PRESETS["medium"].n_detectors > 1
     assert len(PRESETS["medium"].bands) > 1

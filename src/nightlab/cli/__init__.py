@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nightlab import __version__
-from nightlab.cli import metrics, run, stages
+from nightlab.cli import doctor, metrics, notebook, run, stages
 
 app = typer.Typer(
     name="nightlab",
@@ -17,8 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.run, run.subtract, run.simulate, metrics.metrics, stages.stages, run.demo):
+for command in (run.run, run.subtract, run.simulate, metrics.metrics, stages.stages, run.demo, doctor.doctor):
     app.command()(command)
+app.add_typer(notebook.app, name="notebook")
 
 
 @app.callback(invoke_without_command=True)

@@ -122,7 +122,7 @@ def subtract(
 
 def simulate(
     directory: Annotated[Path, typer.Argument(help="Where to write the survey.")],
-    preset: Annotated[str, typer.Option(help="small, medium or large.")] = "small",
+    preset: Annotated[str, typer.Option(help="tiny, small, medium or large.")] = "small",
     seed: Annotated[int | None, typer.Option(help="Another sky.")] = None,
     verbose: VerboseOption = False,
 ) -> None:

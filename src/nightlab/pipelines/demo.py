@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightlab.data.repository import open_repository
+from nightlab.data.runs import Run, open_run
+from nightlab.errors import BadInput
 from nightlab.pipelines.events import Listener, silent_listener
 from nightlab.pipelines.night import run
 from nightlab.pipelines.summary import one_of_run, recovery, run_metrics
@@ -72,6 +74,52 @@ def run_demo(
             f"simulated in {simulated - begin:.0f} s, pipelines ran in {ended - simulated:.0f} s on {jobs} processes",
         ]
     )
+
+
+def demo_run(
+    data: str = "simulated",
+    size: str = "small",
+    *,
+    folder: str | Path = "nightlab-data",
+    jobs: int = 2,
+    listener: Listener = silent_listener,
+) -> Run:
+    """Open a finished ``ApPipe`` run by name, making first what is missing of it.
+
+    Parameters
+    ----------
+    data
+        ``simulated``, or another entry of the catalogue whose files are on this machine.
+    size
+        Of the simulated survey: a key of `nightlab.simulate.PRESETS`.
+    folder
+        Where repositories are kept: ``simulated-<size>`` or ``<data>`` below it.
+    jobs
+        Processes at once.
+    listener
+        Told about every step.
+
+    Raises
+    ------
+    BadInput
+        When there is no such entry or size.
+    MissingData
+        When the files of the entry are not on this machine.
+    StageFailed
+        When a quantum failed.
+    """
+    repository, survey = Path(folder, data), None
+    if data == "simulated":
+        if size not in PRESETS:
+            raise BadInput(f"no survey is called {size!r}", hint=f"there are {', '.join(PRESETS)}", size=size)
+        repository = Path(folder, f"{data}-{size}")
+        survey = repository / "survey"
+        if not (survey / "truth_sources.parquet").exists():  # the last file a survey writes
+            simulate_survey(survey, PRESETS[size])
+    night = run("ApPipe", data, repository, survey=survey, jobs=jobs, listener=listener)
+    for report in night.reports:
+        report.check()
+    return open_run(night.repository, night.report.output_run)
 
 
 def _night(night: Night, survey: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a simulated survey looks like: its knobs, their units, and three sizes ready to use."""
+"""What a simulated survey looks like: its knobs, their units, and four sizes ready to use."""
 
 from typing import Literal, Self
 
@@ -132,6 +132,25 @@ class SurveyConfig(Config):
 
 
 PRESETS: dict[str, SurveyConfig] = {
+    "tiny": SurveyConfig(
+        width=384,
+        height=384,
+        gap=0,
+        amp_columns=2,
+        n_template=2,
+        n_science=6,
+        cadence=6.0,
+        visits_per_night=1,
+        dither=4.0,
+        star_density=120.0,
+        star_bright=16.5,
+        galaxy_density=50.0,
+        n_transients=18,
+        n_variables=6,
+        n_movers=4,
+        n_satellites=0,
+        cosmic_rays=15.0,
+    ),
     "small": SurveyConfig(),
     "medium": SurveyConfig(
         bands=("g", "r", "i"),

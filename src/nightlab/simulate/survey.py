@@ -49,7 +49,7 @@ def simulate_survey(directory: str | Path, config: SurveyConfig = PRESETS["small
         Created when it does not exist. Every file is written whole or not at all; older files of the same names are
         replaced.
     config
-        Camera, field, plan and seed; `PRESETS` has three sizes. The same configuration gives the same bytes.
+        Camera, field, plan and seed; `PRESETS` has four sizes. The same configuration gives the same bytes.
 
     Returns
     -------
