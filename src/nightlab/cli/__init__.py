@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nightlab import __version__
-from nightlab.cli import doctor, metrics, notebook, run, stages
+from nightlab.cli import doctor, metrics, notebook, run, serve, stages
 
 app = typer.Typer(
     name="nightlab",
@@ -17,7 +17,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.run, run.subtract, run.simulate, metrics.metrics, stages.stages, run.demo, doctor.doctor):
+for command in (
+    run.run,
+    run.subtract,
+    run.simulate,
+    metrics.metrics,
+    stages.stages,
+    run.demo,
+    doctor.doctor,
+    serve.serve,
+):
     app.command()(command)
 app.add_typer(notebook.app, name="notebook")
 

@@ -1,0 +1,99 @@
+"""The bar above every explorer."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import panel as pn
+
+from nightlab.dashboards.explorer import Explorer
+
+
+def header(explorer: Explorer) -> pn.Column:
+    """Make the bar: which run, compared with which, the view as code, save, help.
+
+    Parameters
+    ----------
+    explorer
+        Whose bar it is; choosing a run there sets its `run` and `other`.
+    """
+    library = explorer.library
+    labels = {library[key].label: key for key in library}
+    if len(labels) < len(library):  # two repositories of one name
+        labels = {key: key for key in library}
+    first = pn.widgets.Select(name="run", options=labels or {"no run found": ""}, width=220)
+    second = pn.widgets.Select(name="compare with", options={"—": "", **labels}, width=220)
+    _bind(explorer, "run", first)
+    _bind(explorer, "other", second)
+    note = pn.pane.HTML("", visible=False)
+    if explorer.refused:
+        note.param.update(object=_notice(explorer.refused), visible=True)
+    code = pn.pane.Markdown("", visible=False, sizing_mode="stretch_width")
+    buttons = pn.Row(
+        _code_button(explorer, code), _save_button(explorer), _help_button(explorer, code), margin=(18, 0)
+    )
+    runs = [first, second] if explorer.compares else [first]
+    bar = pn.Row(*(runs if len(library) else []), pn.Spacer(sizing_mode="stretch_width"), buttons)
+    return pn.Column(bar, note, code, sizing_mode="stretch_width", margin=0)
+
+
+def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
+    """Keep a widget and the run of an explorer in step; the widget knows keys, the explorer runs."""
+    library = explorer.library
+
+    def to_widget(*_: Any) -> None:
+        key = library.key_of(getattr(explorer, name))
+        if key in select.options.values():
+            select.value = key
+
+    def to_explorer(event: Any) -> None:
+        run = library[event.new] if event.new else None
+        if run != getattr(explorer, name):
+            setattr(explorer, name, run)
+
+    to_widget()
+    if name == "run" and explorer.run is None and select.value:
+        select.value = next(iter(select.options.values()))
+    explorer.param.watch(to_widget, name)
+    select.param.watch(to_explorer, "value")
+
+
+def _code_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
+    button = pn.widgets.Button(name="As code", button_type="light", description="The lines that rebuild this view")
+
+    def show(_: Any) -> None:
+        shown = place.visible and "```python" in place.object
+        place.param.update(object=f"```python\n{explorer.as_code()}\n```", visible=not shown)
+
+    button.on_click(show)
+    return button
+
+
+def _save_button(explorer: Explorer) -> pn.widgets.FileDownload:
+    return pn.widgets.FileDownload(
+        callback=explorer.bundle,
+        filename=f"nightlab-{explorer.slug}.zip",
+        label="Save",
+        button_type="light",
+        icon="download",
+        embed=False,
+    )
+
+
+def _help_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
+    button = pn.widgets.Button(name="?", button_type="light", description="Help and keys")
+
+    def show(_: Any) -> None:
+        rows = "\n".join(f"| `{key}` | {what} |" for key, (_, what) in explorer.keys.items())
+        keys = f"\n\n| key | |\n|---|---|\n{rows}" if rows else ""
+        shown = place.visible and "```python" not in place.object
+        place.param.update(object=f"**{explorer.title}** — {explorer.summary}{keys}", visible=not shown)
+
+    button.on_click(show)
+    return button
+
+
+def _notice(refused: list[str]) -> str:
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in refused)
+    return f"<div role='status'>Not everything in this link could be understood:<ul>{items}</ul></div>"

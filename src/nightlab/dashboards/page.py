@@ -1,0 +1,108 @@
+"""The page around an explorer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import panel as pn
+from panel.theme import THEMES
+
+from nightlab.dashboards.setup import setup
+from nightlab.dashboards.style import ACCENT
+
+if TYPE_CHECKING:
+    from nightlab.dashboards.explorer import Explorer
+
+_CSS = """
+:root { --body-font: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+body, fast-design-system-provider { font-family: var(--body-font); }
+#header { box-shadow: none; }
+#header .title { font-weight: 600; letter-spacing: .01em; }
+:focus-visible { outline: 2px solid #2a6f97; outline-offset: 2px; }
+@media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
+"""
+# panes live in shadow roots, which the page's own sheet does not reach
+_NAVIGATION_CSS = """
+a { color: #fff; text-decoration: none; margin: 0 10px; padding: 2px 0; opacity: .88; font-size: 14px; }
+a:hover, a:focus-visible { opacity: 1; text-decoration: underline; }
+a[aria-current] { opacity: 1; border-bottom: 2px solid currentColor; }
+"""
+
+
+class _Template(pn.template.FastListTemplate):
+    """The Fast page; a theme that a link invents is the default one, and nothing is fetched from elsewhere."""
+
+    def resolve_resources(self, cdn: Any = "auto", extras: Any = None) -> Any:
+        """List what the page loads, without the font that would be fetched from a server elsewhere."""
+        found = super().resolve_resources(cdn=cdn, extras=extras)
+        found["css"] = {name: url for name, url in found["css"].items() if "fonts.googleapis" not in str(url)}
+        found["font"] = {}
+        return found
+
+    @staticmethod
+    def _get_theme_from_query_args() -> str | None:
+        given = pn.state.session_args.get("theme", [b""])[0].decode(errors="replace").strip("'\"")
+        return given if given in THEMES else None
+
+
+def template(title: str, current: str = "", **parts: Any) -> Any:
+    """Make the page all explorers and the start page live in.
+
+    Parameters
+    ----------
+    title
+        What the browser's tab says.
+    current
+        Slug of the explorer; empty on the start page.
+    **parts
+        ``main`` and ``sidebar``: lists of views.
+    """
+    setup()
+    made = _Template(
+        title="NightLab",
+        site="",
+        font="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
+        busy_indicator=None,
+        accent_base_color=ACCENT,
+        header_background=ACCENT,
+        theme_toggle=True,
+        main_layout=None,
+        sidebar_width=300,
+        raw_css=[_CSS],
+        header=[pn.pane.HTML(_navigation(current), margin=(8, 16), stylesheets=[_NAVIGATION_CSS])],
+        main=list(parts.get("main", ())),
+        sidebar=list(parts.get("sidebar", ())),
+        collapsed_sidebar=False,
+        meta_description=title,
+    )
+    made.config.title = title  # type: ignore[attr-defined]
+    return made
+
+
+def page(explorer: Explorer) -> Any:
+    """Wrap an explorer into a page, and keep its address in step with what it shows."""
+    rail = explorer.rail()
+    body = pn.Column(
+        explorer.header(), explorer.main(), explorer.listening(everywhere=True), sizing_mode="stretch_width"
+    )
+    made = template(
+        f"{explorer.title} · NightLab", explorer.slug, main=[body], sidebar=[rail] if rail is not None else []
+    )
+    if pn.state.location is not None:
+        location = pn.state.location
+
+        def write(*_: Any) -> None:
+            location.update_query(**explorer.query())  # type: ignore[arg-type]
+
+        explorer.param.watch(write, ["run", "other", *explorer.in_url])
+        pn.state.onload(write)
+    return made
+
+
+def _navigation(current: str) -> str:
+    from nightlab.dashboards.explorer import EXPLORERS
+
+    links = [("", "Runs"), *((slug, slug.capitalize() if slug != "dia" else "DIA") for slug in EXPLORERS)]
+    here = " aria-current='page'"
+    items = "".join(f"<a href='./{slug or '.'}'{here if slug == current else ''}>{text}</a>" for slug, text in links)
+    return f"<nav class='nl' aria-label='explorers'>{items}</nav>"

@@ -1,0 +1,21 @@
+"""Make the front end ready, once, for whatever host there is."""
+
+from __future__ import annotations
+
+import functools
+
+import panel as pn
+
+
+@functools.cache
+def setup(theme: str = "default") -> None:
+    """Load what the explorers need into the notebook or the server.
+
+    All resources are inlined, so that nothing is fetched from a network and a hub's base path cannot be missed.
+
+    Parameters
+    ----------
+    theme
+        ``default`` or ``dark``; a served page has a switch of its own.
+    """
+    pn.extension("tabulator", inline=True, theme=theme, notifications=True)
