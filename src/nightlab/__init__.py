@@ -36,6 +36,7 @@ _HOME = {
     "cone_search": "nightlab.data.runs",
     "run": "nightlab.pipelines.night",
     "demo_run": "nightlab.pipelines.demo",
+    "stage_inputs": "nightlab.pipelines.inputs",
     "VisitImage": "lsst.images",
     "DifferenceImage": "lsst.images",
 }
