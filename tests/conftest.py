@@ -1,5 +1,9 @@
 """What tests of several rooms need."""
 
+import fcntl
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,3 +20,42 @@ def stripe82() -> Path:
         return data_set("stripe82")
     except MissingData as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory) -> Path:
+    """Folder of a repository with a finished tiny night; made once, whatever the number of test processes."""
+    root = tmp_path_factory.getbasetemp()
+    shared = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "finished-night"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "done").exists():
+            _make_night(shared)
+            (shared / "done").touch()
+    return shared / "lab"
+
+
+def _make_night(folder: Path) -> None:
+    """Run the real pipelines on the smallest survey, in a process of its own."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import nightlab as nl\n"
+        "from nightlab.simulate import PRESETS\n"
+        "folder = Path(sys.argv[1])\n"
+        "if __name__ == '__main__':\n"
+        "    nl.simulate_survey(folder / 'survey', PRESETS['tiny'])\n"
+        "    night = nl.run('ApPipe', 'simulated', folder / 'lab', survey=folder / 'survey', jobs=1)\n"
+        "    night.report.check()\n"
+    )
+    script = folder / "make.py"
+    script.write_text(code)
+    made = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert made.returncode == 0, made.stderr[-4000:]

@@ -30,14 +30,7 @@ a[aria-current] { opacity: 1; border-bottom: 2px solid currentColor; }
 
 
 class _Template(pn.template.FastListTemplate):
-    """The Fast page; a theme that a link invents is the default one, and nothing is fetched from elsewhere."""
-
-    def resolve_resources(self, cdn: Any = "auto", extras: Any = None) -> Any:
-        """List what the page loads, without the font that would be fetched from a server elsewhere."""
-        found = super().resolve_resources(cdn=cdn, extras=extras)
-        found["css"] = {name: url for name, url in found["css"].items() if "fonts.googleapis" not in str(url)}
-        found["font"] = {}
-        return found
+    """The Fast page; a theme that a link invents is the default one."""
 
     @staticmethod
     def _get_theme_from_query_args() -> str | None:

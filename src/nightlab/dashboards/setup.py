@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import panel as pn
+from panel.theme import Fast
 
 
 @functools.cache
@@ -18,4 +19,6 @@ def setup(theme: str = "default") -> None:
     theme
         ``default`` or ``dark``; a served page has a switch of its own.
     """
+    # the design of the pages asks a server elsewhere for a font
+    Fast._resources.pop("font", None)
     pn.extension("tabulator", inline=True, theme=theme, notifications=True)
