@@ -34,6 +34,8 @@ class StageEvent:
         The error's or a remark's own words.
     seconds
         Wall time of the quantum; 0 unless done or failed.
+    run
+        Output run it belongs to.
     """
 
     stage: str
@@ -45,6 +47,7 @@ class StageEvent:
     stage_total: int = 0
     message: str = ""
     seconds: float = 0.0
+    run: str = ""
 
 
 Listener = Callable[[StageEvent], None]

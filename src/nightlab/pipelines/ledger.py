@@ -157,6 +157,7 @@ def open_ledger(plan: Plan, place: Place, *, pipeline: str, config: Mapping[str,
                 stage_done=there,
                 stage_total=total,
                 message=f"{there} of {total} complete already",
+                run=place.output_run,
             )
         )
     for key, message in plan.no_work.items():
@@ -178,6 +179,7 @@ def tell(ledger: Ledger, key: UUID, state: State, message: str = "", seconds: fl
             stage_total=ledger.totals[stage],
             message=message,
             seconds=seconds,
+            run=ledger.place.output_run,
         )
     )
 

@@ -109,7 +109,19 @@ def _clear(place: Place, refs: list[DatasetRef]) -> None:
     with place.open() as butler:
         if refs:
             butler.pruneDatasets(refs, disassociate=True, unstore=True, purge=True)
-        _sweep(butler)
+        _sweep(butler, place.output_run)
+
+
+def tidy(repo: str | Path, output_run: str) -> None:
+    """Remove the unfinished files of a run that was killed.
+
+    Raises
+    ------
+    RunLocked
+        When another process is writing into the output run.
+    """
+    with output_lock(repo, output_run), Butler.from_config(str(repo), writeable=True) as butler:
+        _sweep(butler, output_run)
 
 
 @contextlib.contextmanager
@@ -196,15 +208,15 @@ def _prepare(butler: Butler, plan: Plan) -> None:
         return
     plan.graph.pipeline_graph.register_dataset_types(butler, include_packages=True)
     plan.graph.init_output_run(butler)
-    _sweep(butler)
+    _sweep(butler, str(butler.run))
     if plan.stale:
         butler.pruneDatasets(plan.stale, disassociate=True, unstore=True, purge=True)
 
 
-def _sweep(butler: Butler) -> None:
+def _sweep(butler: Butler, output_run: str) -> None:
     """Remove what processes that were killed while writing have left; thanks to the lock, nobody is writing now."""
     for root in butler.get_datastore_roots().values():
         if root is not None and root.isLocal:
-            for file in Path(root.ospath, str(butler.run)).rglob("*.tmp*"):
+            for file in Path(root.ospath, output_run).rglob("*.tmp*"):
                 if _TEMPORARY.fullmatch(file.name):
                     file.unlink(missing_ok=True)

@@ -165,7 +165,7 @@ def _pool(work: Work, jobs: int) -> Iterator[tuple[Submit, Collect]]:
     tried: set[UUID] = set()
 
     def submit(key: UUID) -> None:
-        worker = idle.pop() if idle else _start(hello)
+        worker = idle.pop() if idle else start_worker(hello)
         busy[worker.connection] = (worker, key)
         label, quantum = work.quanta[key]
         # a worker that is gone by now shows when its answer is waited for
@@ -180,7 +180,7 @@ def _pool(work: Work, jobs: int) -> Iterator[tuple[Submit, Collect]]:
                 results.append((key, worker.connection.recv()))
                 idle.append(worker)
             except (EOFError, ConnectionResetError):
-                reason = _bury(worker)
+                reason = bury(worker)
                 if key in tried:
                     message = f"the worker process died twice on it ({reason}); it may pass alone, with --jobs 1"
                     results.append((key, Outcome(state="failed", message=message, error="WorkerDied")))
@@ -196,14 +196,23 @@ def _pool(work: Work, jobs: int) -> Iterator[tuple[Submit, Collect]]:
         _stop(workers)
 
 
-def _start(hello: bytes) -> Worker:
+def start_worker(hello: bytes, main: str = _MAIN) -> Worker:
+    """Start a process that sees what this one can import, on one thread.
+
+    Parameters
+    ----------
+    hello
+        Pickled; the first thing it is told.
+    main
+        Python that it runs; its end of the pipe and this process's id are the arguments.
+    """
     ours, theirs = Pipe()
     stderr = tempfile.TemporaryFile()  # noqa: SIM115
     paths = [os.path.abspath(path) for path in sys.path]
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
     # not by multiprocessing: that would import the caller's script again, and share its fate at Ctrl-C
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _MAIN, str(theirs.fileno()), str(os.getpid())],
+        [sys.executable, "-P", "-c", main, str(theirs.fileno()), str(os.getpid())],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=stderr,
@@ -217,8 +226,8 @@ def _start(hello: bytes) -> Worker:
     return Worker(process=process, connection=ours, stderr=stderr)
 
 
-def _bury(worker: Worker) -> str:
-    """Clean up after a worker that is gone and say why it went."""
+def bury(worker: Worker) -> str:
+    """Clean up after a worker that is gone, or is to go, and say why it went."""
     worker.connection.close()
     worker.process.kill()
     code = worker.process.wait()
