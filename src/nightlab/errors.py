@@ -57,6 +57,10 @@ class MissingData(NightLabError, FileNotFoundError):
     """A file or data set that was asked for is not where it should be."""
 
 
+class DownloadFailed(NightLabError, ConnectionError):
+    """A file could not be fetched from its public address; what arrived is kept, and the next attempt goes on there."""
+
+
 class CorruptFile(NightLabError, OSError):
     """A file exists and cannot be read: truncated, or not of the promised format."""
 

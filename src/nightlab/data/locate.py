@@ -32,10 +32,10 @@ def data_set(name: str) -> Path:
     MissingData
         When none of the three exists; the message names them all.
     """
-    folder = ALIASES.get(name, name)
+    folder = data_set_name(name)
     if folder in ("", ".", "..") or Path(folder).name != folder:
         raise MissingData(f"{name!r} is not the name of a data set", hint="names are plain folder names", name=name)
-    places = _places(folder)
+    places = known_places(folder)
     for place in places:
         if place is not None and place.is_dir():
             return place
@@ -46,10 +46,30 @@ def data_set(name: str) -> Path:
     )
     raise MissingData(
         f"the data set {folder!r} is in none of: {'; '.join(tried)}",
-        hint="set NIGHTLAB_DATA to the folder that holds it",
+        hint=f"nightlab catalog fetch {folder}; or set NIGHTLAB_DATA to the folder that holds it",
         name=folder,
         tried=list(tried),
     )
+
+
+def data_set_name(name: str) -> str:
+    """Name of a data set's folder, from that name or one of `ALIASES`."""
+    return ALIASES.get(name, name)
+
+
+def shipped(kind: str) -> Path:
+    """Folder of files that come with the package, such as ``catalogs``: inside an installed package, else beside it.
+
+    Raises
+    ------
+    MissingData
+        When neither is there: the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_share" / kind, package.parents[1] / kind):
+        if folder.is_dir():
+            return folder
+    raise MissingData(f"nightlab was installed without its {kind}", hint="install it again", kind=kind)
 
 
 def cache_folder() -> Path:
@@ -60,7 +80,8 @@ def cache_folder() -> Path:
     return root / "nightlab"
 
 
-def _places(folder: str) -> tuple[Path | None, Path | None, Path]:
+def known_places(folder: str) -> tuple[Path | None, Path | None, Path]:
+    """Where a data set may be, in the order it is looked for; None for a place that this installation has not."""
     named = os.environ.get("NIGHTLAB_DATA", "")
     checkout = _checkout()
     return (

@@ -279,12 +279,21 @@ def _variance(opened: _Opened, given: ArrayLike | None, gain: float) -> tuple[Pi
     elif (found := _companion(opened, ERROR_HDUS)) is not None:
         values = np.asarray(found, np.float64) ** 2
     else:
-        values = _estimate(opened.pixels, gain)
+        values = estimate_variance(opened.pixels, gain)
     absent = ~np.isfinite(values) | (values <= 0)
     return np.where(absent, np.inf, values).astype(np.float32), absent
 
 
-def _estimate(pixels: Pixels, gain: float) -> NDArray[np.float64]:
+def estimate_variance(pixels: Pixels, gain: float) -> NDArray[np.float64]:
+    """Variance of every pixel from the scatter between neighbours, and from its light when the gain is known.
+
+    Parameters
+    ----------
+    pixels
+        (ny, nx) image; may have NaN.
+    gain
+        Electrons per unit of the image; NaN when unknown.
+    """
     step = np.diff(np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float64), axis=1)
     step = step[np.isfinite(step)]
     # sources and gradients hardly move the median of differences between neighbours
