@@ -9,26 +9,28 @@ from nightlab.errors import CorruptFile
 from nightlab.report import Metric, report
 
 METRICS = {
-    "depth": Metric("Magnitude at which half is found.", "mag", 22.5, "higher"),
+    "zero_point_scatter": Metric("Scatter of bright stars.", "mag"),
     "n": Metric("How many."),
 }
 
 
 def test_metrics_come_back_with_what_they_mean(tmp_path):
-    made = report(METRICS, {"depth": 22.1, "n": None}, visit=637703992, detector=3, band="r")
+    values = {"zero_point_scatter": 0.03, "n": None}
+    made = report(METRICS, values, room="single_frame", visit=637703992, detector=3, band="r")
     write_metrics(made, tmp_path / "m.zarr.zip")
     back = read_metrics(tmp_path / "m.zarr.zip")
     xr.testing.assert_identical(back, made)
-    assert back["depth"].attrs["target"] == 22.5
+    assert back["zero_point_scatter"].attrs["target"] == made["zero_point_scatter"].attrs["target"] > 0
+    assert back["zero_point_scatter"].attrs["sense"] == "lower"
     assert np.isnan(back["n"].item())
     assert back["band"].item() == "r"
 
 
 def test_equal_metrics_make_equal_files(tmp_path):
     for name in ("a", "b"):
-        write_metrics(report(METRICS, {"depth": 1.5}, visit=1), tmp_path / name)
+        write_metrics(report(METRICS, {"zero_point_scatter": 1.5}, visit=1), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    write_metrics(report(METRICS, {"depth": 1.6}, visit=1), tmp_path / "b")
+    write_metrics(report(METRICS, {"zero_point_scatter": 1.6}, visit=1), tmp_path / "b")
     assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
 
 

@@ -10,10 +10,20 @@ from nightlab.quality import gather, judge, recover, summarise, verdicts
 from nightlab.report import Metric, report
 
 METRICS = {
-    "seeing": Metric("Width of a star.", "arcsec", 1.0, "lower"),
-    "ratio": Metric("Measured over expected.", "", 1.0, "near", 0.05),
+    "seeing": Metric("Width of a star.", "arcsec"),
+    "ratio": Metric("Measured over expected."),
     "count": Metric("How many."),
 }
+TARGETS = {
+    "seeing": {"target": 1.0, "sense": "lower"},
+    "ratio": {"target": 1.0, "sense": "near", "tolerance": 0.05},
+}
+
+
+def aimed(values, **labels):
+    """A stage's report with targets of its own, which the house has no specs for."""
+    made = report(METRICS, values, **labels)
+    return made.assign({name: made[name].assign_attrs(attrs) for name, attrs in TARGETS.items()})
 
 
 @pytest.mark.parametrize(
@@ -35,7 +45,7 @@ def test_judge(value, sense, target, verdict):
 
 
 def test_a_missing_measurement_is_unknown_and_never_passes():
-    dataset = report(METRICS, {"seeing": None, "count": 3}, visit=1, detector=0)
+    dataset = aimed({"seeing": None, "count": 3}, visit=1, detector=0)
     table = verdicts(dataset)
     assert list(table["metric"]) == ["seeing", "ratio"]
     assert list(table["verdict"]) == ["unknown", "unknown"]
@@ -48,7 +58,7 @@ def test_report_refuses_a_metric_nobody_declared():
 
 def test_gather_keeps_every_value_units_and_the_places_where_nothing_ran():
     frames = [
-        report(METRICS, {"seeing": s, "ratio": 1.0, "count": v}, visit=v, detector=d, band=b)
+        aimed({"seeing": s, "ratio": 1.0, "count": v}, visit=v, detector=d, band=b)
         for v, d, b, s in [(1, 0, "r", 0.8), (2, 1, "g", 1.3), (3, 0, "r", math.nan)]
     ]
     coadds = [report({"n_visits": Metric("Visits.")}, {"n_visits": 3}, tract=0, patch=p, band="r") for p in (0, 1)]

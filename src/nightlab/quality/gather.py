@@ -67,6 +67,7 @@ def _merge(room: str, reports: Sequence[xr.Dataset]) -> xr.Dataset:
     if not isinstance(whole, xr.Dataset):
         whole = whole.to_dataset()
     whole[RAN] = whole[RAN].fillna(0).astype(bool)
+    whole.attrs.pop("room", None)
     for name, variable in reports[0].data_vars.items():
         whole[name].attrs = variable.attrs
     return whole.rename({name: f"{room}.{name}" for name in whole.data_vars})

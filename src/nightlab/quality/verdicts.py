@@ -10,7 +10,9 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from nightlab.errors import BadInput
 from nightlab.quality.gather import RAN
+from nightlab.specs import Level, Spec, house_specs
 
 Verdict = Literal["pass", "fail", "unknown", "none"]
 
@@ -58,13 +60,67 @@ def _cells(metrics: xr.Dataset) -> Iterator[tuple[str, xr.DataArray, np.ndarray]
         yield str(name), variable, np.atleast_1d(values)[~np.isposinf(np.atleast_1d(values))]
 
 
-def verdicts(metrics: xr.Dataset) -> Table:
+def bounds(
+    metrics: xr.Dataset, name: str, *, level: Level = "minimum", specs: Mapping[str, Spec] | None = None
+) -> Mapping[str, Any]:
+    """Say what a metric is held against: sense, target and tolerance.
+
+    Parameters
+    ----------
+    metrics
+        A gathered run, or a single stage's report.
+    name
+        One of its variables.
+    level
+        Which of the three thresholds.
+    specs
+        By full metric name; those of the house when absent. A metric without a spec is held against what rides on it.
+
+    Raises
+    ------
+    BadInput
+        When the spec is in another unit than the metric.
+    """
+    variable = metrics[name]
+    room = metrics.attrs.get("room", "")
+    full = name if "." in name or not room else f"{room}.{name}"
+    spec = (house_specs() if specs is None else specs).get(full)
+    if spec is None:
+        return variable.attrs
+    unit = str(variable.attrs.get("unit", ""))
+    if spec.unit != unit:
+        raise BadInput(
+            f"{full} is measured in {unit or 'no unit'} and its spec is in {spec.unit or 'no unit'}",
+            hint="give the spec in the unit of the metric",
+            metric=full,
+        )
+    return spec.attrs(level)
+
+
+def unmatched(metrics: xr.Dataset, specs: Mapping[str, Spec] | None = None) -> tuple[list[str], list[str]]:
+    """List the specs that no metric of a run answers, and the metrics without a spec.
+
+    Parameters
+    ----------
+    metrics
+        A gathered run.
+    specs
+        By full metric name; those of the house when absent.
+    """
+    wanted = set(house_specs() if specs is None else specs)
+    there = {str(name) for name in metrics.data_vars if not str(name).endswith(f".{RAN}")}
+    return sorted(wanted - there), sorted(there - wanted)
+
+
+def verdicts(metrics: xr.Dataset, *, level: Level = "minimum", specs: Mapping[str, Spec] | None = None) -> Table:
     """List every measurement that has a target.
 
     Parameters
     ----------
     metrics
         A gathered run, or a single stage's report.
+    level, specs
+        As in `bounds`.
 
     Returns
     -------
@@ -72,23 +128,26 @@ def verdicts(metrics: xr.Dataset) -> Table:
         Columns metric, value, unit, target, sense, verdict; one row per place where the stage ran.
     """
     rows = [
-        (name, float(value), variable.attrs.get("unit", ""), variable.attrs.get("target", math.nan),
-         variable.attrs.get("sense", "none"), verdict)
+        (name, float(value), variable.attrs.get("unit", ""), attrs.get("target", math.nan),
+         attrs.get("sense", "none"), verdict)
         for name, variable, values in _cells(metrics)
+        for attrs in (bounds(metrics, name, level=level, specs=specs),)
         for value in values
-        if (verdict := judge(float(value), variable.attrs)) != "none"
+        if (verdict := judge(float(value), attrs)) != "none"
     ]  # fmt: skip
     names = ("metric", "value", "unit", "target", "sense", "verdict")
     return Table(rows=rows, names=names) if rows else Table(names=names, dtype=(str, float, str, float, str, str))
 
 
-def summarise(metrics: xr.Dataset) -> Table:
+def summarise(metrics: xr.Dataset, *, level: Level = "minimum", specs: Mapping[str, Spec] | None = None) -> Table:
     """Give one line per metric.
 
     Parameters
     ----------
     metrics
         A gathered run, or a single stage's report.
+    level, specs
+        As in `bounds`.
 
     Returns
     -------
@@ -98,7 +157,7 @@ def summarise(metrics: xr.Dataset) -> Table:
     """
     rows = []
     for name, variable, values in _cells(metrics):
-        attrs = variable.attrs
+        attrs = bounds(metrics, name, level=level, specs=specs)
         finite = values[np.isfinite(values)]
         each = [judge(float(v), attrs) for v in values] or [
             "unknown" if attrs.get("sense", "none") != "none" else "none"
@@ -107,12 +166,12 @@ def summarise(metrics: xr.Dataset) -> Table:
         rows.append(
             (
                 name,
-                attrs.get("unit", ""),
+                variable.attrs.get("unit", ""),
                 len(values),
                 len(values) - len(finite),
                 float(np.median(finite)) if finite.size else math.nan,
                 _worst(finite, attrs),
-                _target(attrs),
+                target_text(attrs),
                 each.count("fail"),
                 verdict,
             )
@@ -132,11 +191,12 @@ def _worst(values: np.ndarray, attrs: Mapping[str, Any]) -> float:
         case "higher":
             return float(values.min())
         case "near":
-            return float(values[np.argmax(np.abs(values - attrs["target"]))])
+            return float(values[np.argmax(np.abs(values - float(attrs["target"])))])
     return math.nan
 
 
-def _target(attrs: Mapping[str, Any]) -> str:
+def target_text(attrs: Mapping[str, Any]) -> str:
+    """Write what passes, as ``<= 45``; empty where nothing is asked."""
     target = attrs.get("target", math.nan)
     match attrs.get("sense", "none"):
         case "lower":

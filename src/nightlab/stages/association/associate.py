@@ -33,9 +33,7 @@ METRICS = {
     "n_unassociated": Metric("sources that belong to no object"),
     "n_nan_positions": Metric("sources without a finite position; kept, never associated"),
     "n_not_starting": Metric("unmatched sources with a position that were not allowed to start an object"),
-    "n_detectors_refused": Metric(
-        "detector images that wanted to start more objects than `max_new_objects`", target=0.0, sense="lower"
-    ),
+    "n_detectors_refused": Metric("detector images that wanted to start more objects than `max_new_objects`"),
     "fraction_repeated": Metric("objects with two sources or more, over all objects"),
     "median_separation": Metric("median distance of a matched source from its object", unit="arcsec"),
 }
@@ -146,7 +144,7 @@ def associate(dia_source_unassociated: Sequence[Table], config: AssociateConfig 
         "fraction_repeated": float(np.mean(objects["nDiaSources"] >= 2)) if n_objects else None,
         "median_separation": float(np.median(separation)) if separation.size else None,
     }
-    return Association(dia_source=sources, dia_object=objects, metrics=report(METRICS, values))
+    return Association(dia_source=sources, dia_object=objects, metrics=report(METRICS, values, room="association"))
 
 
 def assign(

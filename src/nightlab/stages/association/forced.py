@@ -131,7 +131,7 @@ def force_photometry(
         "pull_width": robust_width(pull) if pull.size > 1 else None,
     }
     labels: dict[str, int | str] = {key: table.meta[key] for key in ("visit", "detector", "band")}
-    return ForcedPhotometry(dia_forced_source=table, metrics=report(METRICS, measures, **labels))
+    return ForcedPhotometry(dia_forced_source=table, metrics=report(METRICS, measures, room="forced", **labels))
 
 
 def _check(difference_image: DifferenceImage, visit_image: VisitImage) -> None:

@@ -53,8 +53,8 @@ METRICS = {
         "Unflagged DIASources on unmasked pixels, over 6 pixels from any 5 sigma source of either image"
     ),
     "n_blank_expected": Metric("How many of these white Gaussian noise would make"),
-    "blank_ratio": Metric("The former over the latter, or over 1 where fewer are expected", target=5.0, sense="lower"),
-    "score_noise": Metric("Robust standard deviation of the significance image", "", 1.0, "near", 0.08),
+    "blank_ratio": Metric("The former over the latter, or over 1 where fewer are expected"),
+    "score_noise": Metric("Robust standard deviation of the significance image"),
     "streak_fraction": Metric("Fraction of pixels in trails"),
 }
 
@@ -176,6 +176,7 @@ def detect_dia_sources(
     metrics = report(
         METRICS,
         values,
+        room="dia_source",
         visit=visit_of(difference_image),
         detector=difference_image.detector.id,
         band=difference_image.band,

@@ -159,7 +159,9 @@ def calibrate(
         middle = correction.at(np.array([box.x.center]), np.array([box.y.center]))
         values |= {"aperture_correction": float(middle[0]), "aperture_correction_scatter": correction.scatter}
     image = outputs.with_summary(image, outputs.summary(raw, image, projection, box, psf, values))
-    metrics = report(METRICS, values, visit=visit_of(raw), detector=int(raw.detector.id), band=raw.band)
+    metrics = report(
+        METRICS, values, room="single_frame", visit=visit_of(raw), detector=int(raw.detector.id), band=raw.band
+    )
     return CalibratedFrame(visit_image=image, source=table, metrics=metrics)
 
 

@@ -37,7 +37,7 @@ REJECTED = ("BAD", "COSMIC_RAY", "UNMASKED_NAN")  # left out of the average wher
 BUILD_METRICS = {
     "n_visits": Metric("Visits in the template"),
     "coverage": Metric("Fraction of the patch with data"),
-    "clipped_fraction": Metric("Fraction of all input pixels clipped as artefacts", target=0.02, sense="lower"),
+    "clipped_fraction": Metric("Fraction of all input pixels clipped as artefacts"),
     "median_variance": Metric("Median variance of a pixel", unit="nJy2"),
     "noise_correlation": Metric("Correlation of the noise of neighbouring pixels"),
 }
@@ -155,7 +155,7 @@ def build_template(
     coadd.metadata[CORRELATION_KEY] = correlation_text(correlation)
     coadd.metadata["visits"] = json.dumps(sorted({visit_of(layer.visit_image) for layer in layers}))
     values = _values(layers, clipped, variance, ~mask.get("NO_DATA"), correlation)
-    metrics = report(BUILD_METRICS, values, tract=tract, patch=patch, band=ordered[0].band)
+    metrics = report(BUILD_METRICS, values, room="template", tract=tract, patch=patch, band=ordered[0].band)
     return Template(template_coadd=coadd, metrics=metrics)
 
 

@@ -31,7 +31,7 @@ Bools = NDArray[np.bool_]
 WARP_METRICS = {
     "n_patches": Metric("Patches that touch the detector"),
     "n_tracts": Metric("Tracts they belong to"),
-    "coverage": Metric("Fraction of the detector with template", target=0.9, sense="higher"),
+    "coverage": Metric("Fraction of the detector with template"),
     "copied": Metric("1 when the pixels were copied, 0 when they were resampled"),
     "high_variance_fraction": Metric("Fraction of the detector marked HIGH_VARIANCE"),
     "psf_sigma": Metric("Width of the PSF of the template", unit="pix"),
@@ -131,7 +131,12 @@ def warp_template(
         "psf_sigma": psf_sigma(psf, box.x.center, box.y.center),
     }
     metrics = report(
-        WARP_METRICS, values, visit=visit_of(visit_image), detector=visit_image.detector.id, band=visit_image.band
+        WARP_METRICS,
+        values,
+        room="template_detector",
+        visit=visit_of(visit_image),
+        detector=visit_image.detector.id,
+        band=visit_image.band,
     )
     return WarpedTemplate(template_detector=template, metrics=metrics)
 
