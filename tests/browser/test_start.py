@@ -9,6 +9,8 @@ import urllib.request
 import pytest
 from serving import serving
 
+from nightlab.simulate import PRESETS
+
 pytestmark = pytest.mark.slow
 
 
@@ -16,8 +18,9 @@ def test_the_start_page_lists_the_runs_and_leads_to_the_explorers(tab, server):
     tab.goto(server + "/")
     card = tab.locator(".nl-run").filter(has_text="simulated · ApPipe")
     card.wait_for()
-    assert "3 visits, 1 detector, bands r" in card.inner_text()
-    assert re.search(r"difference_image\s+3", card.inner_text())
+    visits = PRESETS["tiny"].n_science
+    assert f"{visits} visits, 1 detector, bands r" in card.inner_text()
+    assert re.search(rf"difference_image\s+{visits}\b", card.inner_text())
     hrefs = [link.get_attribute("href") for link in card.get_by_role("link").all()]
     assert [href.split("?")[0] for href in hrefs] == ["./overview", "./images", "./dia", "./metrics", "./workbench"]
     assert all("run=simulated%3Aruns%2FApPipe" in href for href in hrefs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
@@ -56,6 +57,7 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
         site="",
         font="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
         busy_indicator=None,
+        favicon=str(Path(__file__).parent / "icons" / "nightlab.svg"),
         accent_base_color=ACCENT,
         header_background=ACCENT,
         theme_toggle=True,
