@@ -162,11 +162,8 @@ class Explorer(pn.viewable.Viewer):
     def as_code(self) -> str:
         """Give the lines of Python that build this view."""
         module, name = type(self).__module__, type(self).__name__
-        changed = {
-            key: value
-            for key in self.remembered
-            if (value := plain(getattr(self, key))) != plain(self.param[key].default)
-        }
+        values = {key: fitted(self.param[key], plain(getattr(self, key))) for key in self.remembered}
+        changed = {key: value for key, value in values.items() if value != self.param[key].default}
         settings = "".join(f", {key}={value!r}" for key, value in changed.items())
         lines = ["import nightlab as nl", f"from {module} import {name}"]
         if self.run is None:

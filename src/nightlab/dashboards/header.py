@@ -22,8 +22,8 @@ def header(explorer: Explorer) -> pn.Column:
     labels = {library[key].label: key for key in library}
     if len(labels) < len(library):  # two repositories of one name
         labels = {key: key for key in library}
-    first = pn.widgets.Select(name="run", options=labels or {"no run found": ""}, width=220)
-    second = pn.widgets.Select(name="compare with", options={"—": "", **labels}, width=220)
+    first = pn.widgets.Select(label="run", options=labels or {"no run found": ""}, width=220)
+    second = pn.widgets.Select(label="compare with", options={"—": "", **labels}, width=220)
     _bind(explorer, "run", first)
     _bind(explorer, "other", second)
     note = pn.pane.HTML("", visible=False)
@@ -60,7 +60,7 @@ def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
 
 
 def _code_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(name="As code", button_type="light", description="The lines that rebuild this view")
+    button = pn.widgets.Button(label="As code", button_type="light", description="The lines that rebuild this view")
 
     def show(_: Any) -> None:
         shown = place.visible and "```python" in place.object
@@ -82,7 +82,7 @@ def _save_button(explorer: Explorer) -> pn.widgets.FileDownload:
 
 
 def _help_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(name="?", button_type="light", description="Help and keys")
+    button = pn.widgets.Button(label="?", button_type="light", description="Help and keys")
 
     def show(_: Any) -> None:
         rows = "\n".join(f"| `{key}` | {what} |" for key, (_, what) in explorer.keys.items())
