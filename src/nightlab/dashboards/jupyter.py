@@ -17,7 +17,7 @@ TIMEOUT = 120  # seconds a cold server may need
 
 def start() -> dict[str, Any]:
     """Describe the server, and the tile of its start page."""
-    return _entry(PLACE, "NightLab", f"{PLACE}/")
+    return _entry(PLACE, "NightLab", f"{PLACE}/", category="Notebook")
 
 
 def overview() -> dict[str, Any]:
@@ -45,7 +45,7 @@ def workbench() -> dict[str, Any]:
     return _entry("workbench", "Workbench", f"{PLACE}/workbench")
 
 
-def _entry(icon: str, title: str, path: str) -> dict[str, Any]:
+def _entry(icon: str, title: str, path: str, category: str = "NightLab") -> dict[str, Any]:
     """Describe a tile that opens a page of the one server, which serves what lies below JupyterLab's folder."""
     return {
         "command": [
@@ -58,7 +58,7 @@ def _entry(icon: str, title: str, path: str) -> dict[str, Any]:
         "launcher_entry": {
             "title": title,
             "path_info": path,
-            "category": "NightLab",
+            "category": category,
             "icon_path": str(Path(__file__).parent / "icons" / f"{icon}.svg"),
         },
     }  # fmt: skip

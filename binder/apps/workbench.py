@@ -1,0 +1,6 @@
+"""The workbench, as ``panel/workbench`` below JupyterLab's address."""
+
+from nightlab.dashboards.library import Library
+from nightlab.dashboards.serve import applications
+
+applications(Library.below("."))["/workbench"]().servable()
