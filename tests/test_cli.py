@@ -90,7 +90,8 @@ def test_what_was_typed_wrong_is_named(arguments, says, tmp_path, monkeypatch):
 
 def test_what_is_not_there_is_named(tmp_path):
     for arguments in (
-        ["metrics", tmp_path / "none"],
+        ["metrics", "show", tmp_path / "none"],
+        ["metrics", "check", tmp_path / "none"],
         ["run", "ApPipe", "--repository", tmp_path / "none"],
         ["run", "ApPipe.yaml", "--repository", tmp_path / "none"],
         ["subtract", tmp_path / "none", "t.fits", "-o", tmp_path / "out.fits"],

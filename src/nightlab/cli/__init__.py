@@ -21,13 +21,13 @@ for command in (
     run.run,
     run.subtract,
     run.simulate,
-    metrics.metrics,
     stages.stages,
     run.demo,
     doctor.doctor,
     serve.serve,
 ):
     app.command()(command)
+app.add_typer(metrics.app, name="metrics")
 app.add_typer(notebook.app, name="notebook")
 
 

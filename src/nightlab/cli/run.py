@@ -92,7 +92,7 @@ def _tell(night: Night) -> None:
         print()
         show(table)
     print(f"\nproducts   {night.repository}, run {report.output_run}")
-    print(f"metrics    nightlab metrics {night.repository} {report.output_run}")
+    print(f"metrics    nightlab metrics show {night.repository} {report.output_run}")
     if night.exit_code:
         raise typer.Exit(night.exit_code)
 

@@ -137,7 +137,7 @@ def _night(night: Night, survey: Path) -> list[str]:
         "",
         f"products   {night.repository}, runs {', '.join(night.runs)}",
         f"database   {night.apdb}",
-        f"metrics    nightlab metrics {night.repository} {output}",
+        f"metrics    nightlab metrics show {night.repository} {output}",
     ]
 
 
