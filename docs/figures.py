@@ -20,7 +20,6 @@ from lsst.images import Box
 from nightlab.data.repository import open_repository
 from nightlab.images.build import visit_of
 from nightlab.images.planes import flagged
-from nightlab.pipelines.summary import one_of_run
 from nightlab.stages.differencing import SubtractConfig, subtract
 
 RUN = "runs/ApPipe"
@@ -117,7 +116,7 @@ def triplets(butler, band, folder, count=16, half=20):
 def banner(butler, band, folder):
     """The picture of the README: one patch of sky, science, template and difference side by side."""
     difference, rest = products(butler, band)
-    objects = one_of_run(butler, "dia_source", RUN)
+    objects = butler.get("dia_source", instrument="SDSS", collections=RUN)
     science = rest["visit_image"]
     mine = objects[(objects["band"] == band) & (objects["visit"] == visit_of(science)) & ~objects["isDipole"]]
     mine = mine[~near_saturation(difference, mine)]

@@ -39,10 +39,10 @@ def test_a_night_makes_all_tables_and_fills_the_database(undisturbed):
 
 
 def test_a_transient_of_the_truth_is_an_object(undisturbed, survey):
-    from nightlab.data.repository import open_repository
+    from nightlab.data.runs import open_run
     from nightlab.pipelines.summary import recovery
 
-    found = recovery(open_repository(undisturbed), RUN, survey)
+    found = recovery(open_run(undisturbed, RUN), survey)
     assert found.injected["transient"] >= 5
     assert found.completeness("transient") >= 0.8
 

@@ -105,10 +105,9 @@ def export(
 
 
 def _read(repository: Path, run: str) -> xr.Dataset:
-    from nightlab.data.repository import open_repository
-    from nightlab.pipelines.summary import run_metrics
+    from nightlab.data.runs import open_run
 
-    return run_metrics(open_repository(repository), run)
+    return open_run(repository, run).metrics()
 
 
 def _knobs(level: Level, specs: Path | None) -> dict[str, Any]:

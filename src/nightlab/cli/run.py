@@ -81,14 +81,14 @@ def _knobs(assignments: list[str] | None) -> dict[str, dict[str, str]]:
 
 def _tell(night: Night) -> None:
     """Print what a run leaves: what failed, one row per band, and where things are."""
-    from nightlab.data.repository import open_repository
-    from nightlab.pipelines.summary import band_table, run_metrics
+    from nightlab.data.runs import open_run
+    from nightlab.pipelines.summary import band_table
 
     report = night.report
     for told in night.reports:
         print(told.text())
     with contextlib.suppress(MissingData):
-        table = band_table(run_metrics(open_repository(night.repository), report.output_run))
+        table = band_table(open_run(night.repository, report.output_run).metrics())
         print()
         show(table)
     print(f"\nproducts   {night.repository}, run {report.output_run}")

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightlab.data.repository import open_repository
 from nightlab.data.runs import Run, open_run
 from nightlab.errors import BadInput
 from nightlab.pipelines.events import Listener, silent_listener
 from nightlab.pipelines.night import run
-from nightlab.pipelines.summary import one_of_run, recovery, run_metrics
+from nightlab.pipelines.summary import recovery
 from nightlab.quality import Recovery, summarise
 from nightlab.simulate import PRESETS, simulate_survey
 
@@ -123,21 +122,20 @@ def demo_run(
 
 
 def _night(night: Night, survey: Path) -> list[str]:
-    butler = open_repository(night.repository)
-    output = night.report.output_run
-    found = recovery(butler, output, survey)
-    metrics = run_metrics(butler, output)
+    made = open_run(night.repository, night.report.output_run)
+    found = recovery(made, survey)
+    metrics = made.metrics()
     return [
         "",
         *_recovered(found),
         "",
-        *_objects(one_of_run(butler, "dia_object", output)),
+        *_objects(made.get("dia_object")),
         "",
         *_targets(summarise(metrics)),
         "",
         f"products   {night.repository}, runs {', '.join(night.runs)}",
         f"database   {night.apdb}",
-        f"metrics    nightlab metrics show {night.repository} {output}",
+        f"metrics    nightlab metrics show {night.repository} {made.name}",
     ]
 
 

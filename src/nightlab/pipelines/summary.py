@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.table import Table
@@ -14,7 +14,8 @@ from nightlab.quality import Recovery, recover
 
 if TYPE_CHECKING:
     import xarray as xr
-    from lsst.daf.butler import Butler
+
+    from nightlab.data.runs import Run
 
 BANDS = "ugrizy"
 
@@ -34,48 +35,6 @@ COLUMNS = {
     "DIASources -": "dia_source.n_negative",
     "on blank sky": "dia_source.n_blank",
 }
-
-
-def run_metrics(butler: Butler, run: str) -> xr.Dataset:
-    """Read the gathered metrics of a run.
-
-    Parameters
-    ----------
-    butler
-        The repository.
-    run
-        Output run of a pipeline.
-
-    Raises
-    ------
-    MissingData
-        When the run is unknown or has gathered none.
-    """
-    metrics = one_of_run(butler, "metrics", run)
-    # zarr gives variables back in no order
-    return metrics[sorted(metrics.data_vars)]
-
-
-def one_of_run(butler: Butler, name: str, run: str) -> Any:
-    """Read the only dataset of a type that a run holds.
-
-    Raises
-    ------
-    MissingData
-        When it holds none.
-    """
-    refs = butler.query_datasets(name, collections=run, explain=False) if run in _runs(butler) else []
-    if not refs:
-        raise MissingData(
-            f"run {run} has no {name}",
-            hint=f"finish it with `nightlab run`; the repository has the runs {', '.join(_runs(butler)) or '(none)'}",
-            run=run,
-        )
-    return butler.get(refs[0])
-
-
-def _runs(butler: Butler) -> list[str]:
-    return sorted(str(name) for name in butler.collections.query("runs/*"))
 
 
 def band_table(metrics: xr.Dataset, columns: dict[str, str] | None = None) -> Table:
@@ -114,15 +73,13 @@ def _median(values: xr.DataArray) -> float:
     return float(np.median(finite)) if finite.size else math.nan
 
 
-def recovery(butler: Butler, run: str, survey: str | Path) -> Recovery:
+def recovery(run: Run, survey: str | Path) -> Recovery:
     """Hold a run on a simulated survey against its truth, over all science visits; one that failed counts as missed.
 
     Parameters
     ----------
-    butler
-        The repository.
     run
-        Output run of ``ApPipe``.
+        Of ``ApPipe``.
     survey
         Folder of the simulated survey.
 
@@ -137,4 +94,4 @@ def recovery(butler: Butler, run: str, survey: str | Path) -> Recovery:
     truth = Table.read(path)
     truth = truth[np.isfinite(np.asarray(truth["snr_difference"], float))]
     truth.rename_column("objectId", "id")
-    return recover(truth, one_of_run(butler, "dia_source", run), one_of_run(butler, "dia_object", run))
+    return recover(truth, run.get("dia_source"), run.get("dia_object"))
