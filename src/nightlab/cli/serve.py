@@ -26,6 +26,7 @@ def serve(
         Path | None, typer.Option(help="File whose first line is the password; or set NIGHTLAB_PASSWORD.")
     ] = None,
     warm: Annotated[bool, typer.Option("--warm", help="Load everything before saying that it is ready.")] = False,
+    lifetime: Annotated[float, typer.Option(help="Seconds a session is kept after its browser has gone.")] = 60.0,
     show: Annotated[bool, typer.Option("--show", help="Open a browser.")] = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -41,6 +42,7 @@ def serve(
             origins=origin or (),
             password=_password(password_file),
             warm=warm,
+            lifetime=lifetime,
             show=show,
             on_ready=lambda url: print(f"NightLab is at {url}   (ctrl-C ends it)", flush=True),
         )

@@ -18,7 +18,7 @@ from nightlab.dashboards.states import Pane
 from nightlab.errors import BadInput
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-LIFETIME = 60_000  # milliseconds a session without a browser lives
+LIFETIME = 60.0  # seconds a session without a browser lives
 TOKEN = 3600  # seconds within which a page that was fetched must connect
 
 
@@ -55,6 +55,7 @@ def serve(
     show: bool = False,
     on_ready: Callable[[str], None] | None = None,
     blocking: bool = True,
+    lifetime: float = LIFETIME,
 ) -> Any:
     """Serve the runs below some folders.
 
@@ -78,6 +79,8 @@ def serve(
         Open a browser.
     on_ready
         Called with the address of the start page once it can be opened.
+    lifetime
+        How long a session without a browser is kept [s].
     blocking
         Whether to stay in the server's loop; otherwise the server is returned running in this process's loop.
 
@@ -112,8 +115,8 @@ def serve(
         start=False,
         title="NightLab",
         use_index=False,
-        unused_session_lifetime=LIFETIME,
-        check_unused_sessions=LIFETIME // 4,
+        unused_session_lifetime=int(1000 * lifetime),
+        check_unused_sessions=int(1000 * lifetime / 4),
         session_token_expiration=TOKEN,
         verbose=False,
         **options,
