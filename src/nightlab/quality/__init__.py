@@ -5,6 +5,7 @@ from nightlab.quality.export import export_metrics, text_of
 from nightlab.quality.gather import Gathered, gather
 from nightlab.quality.merge import by_room, merge_runs, stamp, tidy
 from nightlab.quality.recovery import Recovery, recover
+from nightlab.quality.series import Statistic, per_detector, series
 from nightlab.quality.verdicts import bounds, judge, summarise, target_text, unmatched, verdicts
 from nightlab.quality.verify import verify_job
 from nightlab.specs import LEVELS, Level, Spec, house_specs, load_specs
@@ -15,6 +16,7 @@ __all__ = [
     "Level",
     "Recovery",
     "Spec",
+    "Statistic",
     "bounds",
     "by_room",
     "compare_runs",
@@ -26,7 +28,9 @@ __all__ = [
     "load_specs",
     "merge_runs",
     "only_in",
+    "per_detector",
     "recover",
+    "series",
     "stamp",
     "summarise",
     "target_text",
