@@ -28,6 +28,7 @@ _HOME = {
     "verdicts": "nightlab.quality",
     "data_set": "nightlab.data.locate",
     "read_generic": "nightlab.data.instruments.generic",
+    "open_catalog": "nightlab.data.sources.catalogue",
     "open_repository": "nightlab.data.repository",
     "Run": "nightlab.data.runs",
     "open_run": "nightlab.data.runs",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nightlab import __version__
-from nightlab.cli import doctor, metrics, notebook, run, serve, stages
+from nightlab.cli import catalog, doctor, metrics, notebook, run, serve, stages
 
 app = typer.Typer(
     name="nightlab",
@@ -27,6 +27,7 @@ for command in (
     serve.serve,
 ):
     app.command()(command)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(notebook.app, name="notebook")
 

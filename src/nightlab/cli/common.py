@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nightlab.errors import BadInput, MissingData, NightLabError
+from nightlab.errors import BadInput, DownloadFailed, MissingData, NightLabError
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -43,7 +43,7 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
         if error.hint:
             print(f"  try: {error.hint}", file=sys.stderr)
         # what is wrong with pixels or tables is a kind of bad input too, but not of what was typed
-        codes = {BadInput: USAGE, MissingData: MISSING}
+        codes = {BadInput: USAGE, MissingData: MISSING, DownloadFailed: MISSING}
         raise typer.Exit(codes.get(type(error), FAILED)) from None
     except KeyboardInterrupt:
         print("nightlab: interrupted; the same command goes on from here", file=sys.stderr)

@@ -166,7 +166,7 @@ def _yaml_header(path: Path) -> Header:
         """Reads tagged lists and mappings as plain ones."""
 
     Loader.add_multi_constructor(
-        "!",
+        "",
         lambda loader, _, node: (
             loader.construct_mapping(node, deep=True)
             if isinstance(node, yaml.MappingNode)
@@ -185,7 +185,8 @@ def _yaml_header(path: Path) -> Header:
     for name, value in rows:
         for one in value if isinstance(value, list) else [value]:
             known = one if isinstance(one, str | int | float | bool) or one is None else str(one)
-            header.append(Card(name, known), end=True)
+            # longer names than FITS allows are kept the way FITS keeps them
+            header.append(Card(name if len(name) <= 8 else f"HIERARCH {name}", known), end=True)
     return header
 
 

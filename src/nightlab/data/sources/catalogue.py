@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+from intake.catalog.exceptions import CatalogException
 from intake.catalog.local import LocalCatalogEntry, YAMLFileCatalog
 
 from nightlab.data.locate import shipped
-from nightlab.errors import BadInput, MissingData, NightLabError
+from nightlab.errors import BadInput, CorruptFile, MissingData, NightLabError
 
 
 class Entry(LocalCatalogEntry):
@@ -106,6 +108,8 @@ def open_catalog(name: str | Path = "nightlab") -> Catalogue:
     ------
     MissingData
         When there is no such file.
+    CorruptFile
+        When the file is not a catalogue.
     BadInput
         When no catalogue is called so; the message lists those there are.
     """
@@ -118,7 +122,10 @@ def open_catalog(name: str | Path = "nightlab") -> Catalogue:
         path = folder / f"{name}.yaml"
     if not path.is_file():
         raise MissingData(f"there is no catalogue {path}", hint="check the path", path=str(path))
-    return Catalogue(path=str(path))
+    try:
+        return Catalogue(path=str(path))
+    except (CatalogException, yaml.YAMLError) as error:
+        raise CorruptFile(f"{path} is no catalogue: {error}", hint="mend the file", path=str(path)) from error
 
 
 def entries(catalogue: Any, prefix: str = "") -> Iterator[tuple[str, LocalCatalogEntry]]:

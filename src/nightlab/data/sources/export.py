@@ -39,7 +39,7 @@ def export_v2(catalogue: Any) -> str:
     found = {name: _entry(name, entry.describe()) for name, entry in entries(catalogue)}
     document = {
         "version": 2,
-        "metadata": {"name": catalogue.name, "description": catalogue.description or ""},
+        "metadata": {"name": catalogue.name, "description": catalogue.metadata.get("description", "")},
         "user_parameters": {},
         # without this block intake opens the entries and lists none of them
         "aliases": {name: name for name in found},
@@ -55,10 +55,14 @@ def _entry(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(f"{name} has the driver {driver!r}", hint=f"these can be written: {', '.join(READERS)}")
     reader = READERS[driver]
     options = _translated(name, dict(told["args"]))
+    same = sorted(set(options) & {parameter["name"] for parameter in told["user_parameters"]})
+    if same:
+        # the second version would take the option for a value of the parameter
+        raise BadInput(f"{name} calls a parameter and an option {same[0]}", hint="give the parameter another name")
     place = Place(path=options.pop("path", ""), data_set=options.pop("data_set", ""))
     return {
         "reader": reader.qname(),
-        "kwargs": {"args": [place.url], **options},
+        "kwargs": {"url": place.url, **options},
         "output_instance": reader.output_instance,
         "metadata": {"description": told["description"], **told["metadata"]},
         "user_parameters": {parameter["name"]: _parameter(parameter) for parameter in told["user_parameters"]},

@@ -63,7 +63,7 @@ def read_image(place: Place, *, reader: str = "GenericFITS", **options: Any) -> 
 
 
 def read_pixels(
-    place: Place, *, hdu: int = -1, mask: str = "", wraps: int = 0, unit: str = "", **options: str
+    place: Place, *, hdu: int | str = -1, mask: str = "", wraps: int = 0, unit: str = "", **options: str
 ) -> MaskedImage:
     """Read the pixels of any FITS image, with or without a WCS.
 
@@ -72,7 +72,7 @@ def read_pixels(
     place
         Its file.
     hdu
-        Number of the HDU; the first with a two-dimensional image when negative.
+        Number or name of the HDU; the first with a two-dimensional image when -1.
     mask
         Where the mask is. Planes its header names (``MP_SAT``) keep their meaning; otherwise what is not 0 is BAD.
     wraps
@@ -99,7 +99,7 @@ def read_pixels(
     _none_left(options)
     path = place.file()
     with fits_file(path, needed="an image") as hdus:
-        plane = hdus[_image_hdu(hdus, str(path)) if hdu < 0 else hdu]
+        plane = hdus[_image_hdu(hdus, str(path)) if hdu == -1 else hdu]
         pixels = np.asarray(plane.data, dtype=np.float64)
         header = plane.header.copy()
         box = Box.from_shape(pixels.shape)
@@ -125,7 +125,7 @@ def read_pixels(
     )
 
 
-def image_later(place: Place, *, reader: str = "GenericFITS", hdu: int = -1, **options: Any) -> xr.Dataset:
+def image_later(place: Place, *, reader: str = "GenericFITS", hdu: int | str = -1, **options: Any) -> xr.Dataset:
     """Give the image as an `xarray.Dataset` of dask arrays; the file is read when one of them is computed.
 
     Returns
@@ -137,7 +137,7 @@ def image_later(place: Place, *, reader: str = "GenericFITS", hdu: int = -1, **o
 
     path = place.file()
     with fits_file(path, needed="an image") as hdus:
-        number = _image_hdu(hdus, str(path)) if hdu < 0 else hdu
+        number = _image_hdu(hdus, str(path)) if hdu == -1 else hdu
         shape = tuple(int(side) for side in hdus[number].shape[-2:])
     options |= {"hdu": hdu} if reader == "pixels" else {}
     return planes_later(lambda: read_image(place, reader=reader, **options), shape)

@@ -25,9 +25,12 @@ class NightLabReader(readers.FileReader):
 
     driver: ClassVar[str] = ""  # of the first version
 
-    def _read(self, data: datatypes.FileData, *, made_by: str = "", **options: Any) -> Any:
+    def _read(
+        self, data: datatypes.FileData | None = None, *, url: str = "", made_by: str = "", **options: Any
+    ) -> Any:
         module, _, name = self.func.partition(":")
-        return getattr(import_module(module), name)(Place.of(data.url, made_by), **options)
+        place = Place.of(url if data is None else data.url, made_by)
+        return getattr(import_module(module), name)(place, **options)
 
 
 class ImageReader(NightLabReader):

@@ -17,7 +17,7 @@ _SCALE = 0.2  # arcsec per pixel
 _MJD = {"science": 61000.3, "template": 60900.2}  # TAI
 
 
-def draw_pair(place: Place, *, role: str = "science", seed: int = 1, size: int = 512) -> VisitImage:
+def draw_pair(place: Place, *, role: str = "science", sky: int | str = 1, side: int | str = 512) -> VisitImage:
     """Draw one image of a pair that shows the same stars, and sources that changed between the two.
 
     Parameters
@@ -26,9 +26,9 @@ def draw_pair(place: Place, *, role: str = "science", seed: int = 1, size: int =
         Not looked at: the image is drawn on the spot.
     role
         ``science`` or ``template``.
-    seed
-        Of the sky; both images of a pair have the same.
-    size
+    sky
+        Seed of the sky; both images of a pair have the same.
+    side
         Rows and columns [pixel].
 
     Returns
@@ -48,6 +48,7 @@ def draw_pair(place: Place, *, role: str = "science", seed: int = 1, size: int =
 
     if role not in ROLES:
         raise BadInput(f"a pair has no {role}", hint=f"it has {' and '.join(ROLES)}", role=role)
+    seed, size = int(sky), int(side)
     pair = small_pair(seed, size=size, n_stars=max(20, size * size // 1100), n_transients=max(4, size * size // 5500))
     box = Box.from_shape((size, size))
     visit = 1 + ROLES[::-1].index(role)
@@ -76,8 +77,8 @@ def draw_pair(place: Place, *, role: str = "science", seed: int = 1, size: int =
     )  # fmt: skip
 
 
-def pair_later(place: Place, *, role: str = "science", seed: int = 1, size: int = 512) -> xr.Dataset:
+def pair_later(place: Place, *, role: str = "science", sky: int | str = 1, side: int | str = 512) -> xr.Dataset:
     """Give the image as an `xarray.Dataset` of dask arrays, drawn when one of them is computed."""
     from nightlab.data.sources.images import planes_later
 
-    return planes_later(lambda: draw_pair(place, role=role, seed=seed, size=size), (size, size))
+    return planes_later(lambda: draw_pair(place, role=role, sky=sky, side=side), (int(side), int(side)))
