@@ -1,0 +1,263 @@
+"""The rail beside image panes: readout, panes, stretch, masks, catalogues."""
+
+from __future__ import annotations
+
+import html
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import panel as pn
+from bokeh.models import ColumnDataSource, Span
+
+from nightlab.dashboards.images.readout import readout_html, statistics_html
+from nightlab.dashboards.images.scaling import COLOUR_MAPS, RULES, STRETCHES
+from nightlab.dashboards.style import ACCENT, figure
+from nightlab.errors import BadInput
+
+if TYPE_CHECKING:
+    from nightlab.dashboards.images.panes import ImagePanes
+
+_WIDTH: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (3, 4)}
+
+
+def controls(panes: ImagePanes) -> pn.Column:
+    """Give all controls of some panes, in a column."""
+    return pn.Column(
+        readout_view(panes),
+        pane_controls(panes),
+        _card("Stretch and limits", stretch_controls(panes)),
+        _card("Masks", mask_controls(panes), collapsed=not panes.masks),
+        _card("Save pixels", export_controls(panes), collapsed=True),
+        sizing_mode="stretch_width",
+        margin=0,
+    )
+
+
+def readout_view(panes: ImagePanes) -> pn.Column:
+    """Show what is under the pointer, and the statistics of a box."""
+    here = pn.pane.HTML(readout_html(None), min_height=150, **_WIDTH)
+    box = pn.pane.HTML("", visible=False, **_WIDTH)
+
+    def told(*_: Any) -> None:
+        near = f"<div class='at'>{html.escape(panes.near)}</div>" if panes.near else ""
+        here.object = readout_html(panes.readout, near)
+
+    def measured(event: Any) -> None:
+        box.param.update(object=statistics_html(event.new), visible=bool(event.new))
+
+    panes.param.watch(told, ["readout", "near"])
+    panes.param.watch(measured, "statistics")
+    return pn.Column(here, box, sizing_mode="stretch_width", margin=0)
+
+
+def pane_controls(panes: ImagePanes) -> pn.Column:
+    """Choose the layers shown, how they are linked, and blinking."""
+    names = pn.widgets.CheckButtonGroup(options=panes.names, value=list(panes.panes), **_WIDTH)
+    linked = pn.widgets.Button(name="", **_WIDTH)
+    why = pn.pane.HTML("", **_WIDTH)
+    blink = pn.widgets.Toggle(name="Blink", value=panes.blink, **_WIDTH)
+    rate = pn.widgets.Select(
+        options={"½ per s": 0.5, "1 per s": 1.0, "2 per s": 2.0, "4 per s": 4.0}, value=panes.rate, **_WIDTH
+    )
+    every = pn.widgets.Button(name="All of it", **_WIDTH)
+    grid = pn.widgets.Toggle(name="Sky grid", value=panes.grid, **_WIDTH)
+    words = {"pixels": "Linked by pixels", "sky": "Linked by sky", "off": "Not linked"}
+
+    def state(*_: Any) -> None:
+        names.param.update(options=panes.names, value=[name for name in panes.names if name in panes.panes])
+        linked.param.update(
+            name=words[panes.linking],
+            button_type="default" if panes.linking == "off" else "primary",
+            button_style="outline",
+        )
+        note = panes.link_state().why
+        why.param.update(object=f"<small>{html.escape(note)}</small>" if note else "", visible=bool(note))
+        blink.value = panes.blink
+
+    def chosen(event: Any) -> None:
+        wanted = [name for name in panes.panes if name in event.new]
+        wanted += [name for name in event.new if name not in wanted]
+        if wanted and wanted != panes.panes:
+            panes.panes = sorted(wanted, key=panes.names.index)[:4]
+
+    state()
+    panes.param.watch(state, ["panes", "link", "changed", "blink"])
+    names.param.watch(chosen, "value")
+    linked.on_click(lambda _: panes.next_link())
+    every.on_click(lambda _: panes.reset())
+    blink.link(panes, value="blink")
+    rate.link(panes, value="rate")
+    grid.link(panes, value="grid", bidirectional=True)
+    return pn.Column(
+        names, pn.Row(linked, every, margin=0), why, pn.Row(blink, rate, grid, margin=0), sizing_mode="stretch_width"
+    )
+
+
+def stretch_controls(panes: ImagePanes) -> pn.Column:
+    """Choose stretch, limits and colours of the active layer."""
+    title = pn.pane.HTML("", **_WIDTH)
+    together = pn.widgets.Checkbox(name="apply to all layers", value=panes.together, **_WIDTH)
+    stretch = pn.widgets.RadioButtonGroup(options=list(STRETCHES), **_WIDTH)
+    softening = pn.widgets.FloatSlider(name="softening", start=0.01, end=1.0, step=0.01, **_WIDTH)
+    rule = pn.widgets.RadioButtonGroup(options=list(RULES), **_WIDTH)
+    percent = pn.widgets.FloatSlider(name="percent within", start=80, end=100, step=0.1, **_WIDTH)
+    sigmas = pn.widgets.FloatSlider(name="± MAD sigma", start=1, end=30, step=0.5, **_WIDTH)
+    low = pn.widgets.FloatInput(name="low", **_WIDTH)
+    high = pn.widgets.FloatInput(name="high", **_WIDTH)
+    colours = pn.widgets.Select(name="colours", options=list(COLOUR_MAPS), **_WIDTH)
+    busy = [False]
+
+    def follow(*_: Any) -> None:
+        if panes.active not in panes.layers:
+            return
+        look, limits = panes.look(), panes.limits(panes.active)
+        title.object = f"of <b>{html.escape(panes.active)}</b>"
+        busy[0] = True
+        stretch.value, softening.value = look.stretch, look.softening
+        rule.value, percent.value, sigmas.value = look.rule, look.percent, look.sigmas
+        low.value, high.value, colours.value = float(f"{limits.low:.6g}"), float(f"{limits.high:.6g}"), look.colours
+        softening.visible = look.stretch == "asinh"
+        percent.visible, sigmas.visible = look.rule == "percentile", look.rule == "sigma"
+        busy[0] = False
+
+    def setter(widget: Any, name: str) -> None:
+        what = "value_throttled" if hasattr(widget, "value_throttled") else "value"
+        widget.param.watch(lambda event: None if busy[0] else panes.set_look(**{name: event.new}), what)
+
+    def by_hand(_: Any) -> None:
+        if not busy[0] and low.value is not None and high.value is not None:
+            panes.set_look(rule="manual", low=low.value, high=high.value)
+
+    pairs = ((stretch, "stretch"), (softening, "softening"), (rule, "rule"), (percent, "percent"), (sigmas, "sigmas"))
+    for widget, name in (*pairs, (colours, "colours")):
+        setter(widget, name)
+    for edge in (low, high):
+        edge.param.watch(by_hand, "value")
+    together.link(panes, value="together", bidirectional=True)
+    follow()
+    panes.param.watch(follow, ["active", "looks", "changed"])
+    edges = pn.Row(low, high, margin=0)
+    return pn.Column(
+        pn.Row(title, together, margin=0), stretch, softening, rule, percent, sigmas, histogram(panes), edges, colours,
+        sizing_mode="stretch_width", margin=0,
+    )  # fmt: skip
+
+
+def histogram(panes: ImagePanes) -> pn.pane.Bokeh:
+    """Draw the histogram of the active layer, with limits that can be dragged."""
+    drawn = figure(height=110, tools="", toolbar_location=None, y_axis_type=None, active_drag=None, active_scroll=None)
+    drawn.outline_line_color = None
+    drawn.grid.visible = False
+    drawn.xaxis.ticker.desired_num_ticks = 4
+    drawn.xaxis.formatter.use_scientific = True
+    source = ColumnDataSource({"left": [], "right": [], "top": []})
+    drawn.quad("left", "right", "top", bottom=0, source=source, fill_color="#8a97a3", line_color=None)
+    edges = [
+        Span(dimension="height", line_color=ACCENT, line_width=3, hover_line_color="#e8b004", editable=True)
+        for _ in range(2)
+    ]
+    for edge in edges:
+        drawn.add_layout(edge)
+    busy = [False]
+
+    def follow(*_: Any) -> None:
+        if panes.active not in panes.layers:
+            return
+        limits = panes.limits(panes.active)
+        sample = panes.layers[panes.active].sample
+        sample = sample[np.isfinite(sample)]
+        span = limits.high - limits.low
+        first, last = limits.low - 0.4 * span, limits.high + 0.4 * span
+        counts, bounds = np.histogram(sample, bins=80, range=(first, last))
+        busy[0] = True
+        source.data = {"left": bounds[:-1], "right": bounds[1:], "top": np.log10(1 + counts)}
+        drawn.x_range.start, drawn.x_range.end = first, last
+        edges[0].location, edges[1].location = limits.low, limits.high
+        busy[0] = False
+
+    def dragged(_attr: str, _old: Any, _new: Any) -> None:
+        low, high = (edge.location for edge in edges)
+        if not busy[0] and low is not None and high is not None and low != high:
+            panes.set_look(rule="manual", low=float(min(low, high)), high=float(max(low, high)))
+
+    for edge in edges:
+        edge.on_change("location", dragged)
+    from bokeh.models import Range1d
+
+    drawn.x_range = Range1d(0, 1)
+    follow()
+    panes.param.watch(follow, ["active", "looks", "changed"])
+    return pn.pane.Bokeh(drawn, sizing_mode="stretch_width", height=110, margin=(2, 4))
+
+
+def mask_controls(panes: ImagePanes) -> pn.Column:
+    """List the mask planes that are set, with colour, count and fraction."""
+    on = pn.widgets.Switch(value=panes.masks, margin=(8, 4))
+    words = pn.pane.HTML("draw masks", margin=(3, 4))
+    opacity = pn.widgets.FloatSlider(name="opacity", start=0, end=1, step=0.05, value=panes.opacity, **_WIDTH)
+    rows = pn.Column(sizing_mode="stretch_width", margin=0)
+
+    def fill(*_: Any) -> None:
+        there = panes.mask_planes()
+        layer = panes.layers.get(panes.active)
+        counts = layer.plane_counts if layer is not None else {}
+        total = layer.values.size if layer is not None else 1
+        made: list[Any] = [_plane_row(panes, name, counts.get(name), total) for name in there]
+        rows.objects = made or [pn.pane.HTML("<small>No mask plane is set in these images.</small>", **_WIDTH)]
+
+    on.link(panes, value="masks", bidirectional=True)
+    opacity.param.watch(lambda event: setattr(panes, "opacity", event.new), "value_throttled")
+    fill()
+    panes.param.watch(fill, ["active", "changed"])
+    return pn.Column(pn.Row(on, words, margin=0), rows, opacity, sizing_mode="stretch_width", margin=0)
+
+
+def _plane_row(panes: ImagePanes, name: str, count: int | None, total: int) -> pn.Row:
+    colour = pn.widgets.ColorPicker(value=panes.colour_of(name), width=30, height=24, margin=(2, 4))
+    share = "not in this image" if count is None else f"{count:,} · {_percent(count / total)}"
+    drawn = pn.widgets.Checkbox(name=name, value=name in panes.drawn_planes(), margin=(4, 2), min_width=60)
+    sentence = next(
+        (p.sentence for layer in panes.layers.values() for p in layer.planes if p.name == name and p.sentence), ""
+    )
+    words = pn.pane.HTML(f"<small style='opacity:.8' title='{html.escape(sentence)}'>{share}</small>", margin=(5, 2))
+
+    def switch(event: Any) -> None:
+        kept = [plane for plane in panes.drawn_planes() if plane != name]
+        panes.planes = [*kept, name] if event.new else kept or ["none"]
+
+    def paint(event: Any) -> None:
+        panes.colours[name] = event.new
+        panes.param.trigger("opacity")
+
+    drawn.param.watch(switch, "value")
+    colour.param.watch(paint, "value")
+    return pn.Row(colour, drawn, pn.Spacer(sizing_mode="stretch_width"), words, margin=0, sizing_mode="stretch_width")
+
+
+def export_controls(panes: ImagePanes) -> pn.Column:
+    """Save what is in view of the active layer as FITS."""
+    said = pn.pane.HTML("", **_WIDTH)
+
+    def made() -> io.BytesIO | None:
+        try:
+            return io.BytesIO(panes.cutout())
+        except BadInput as error:
+            said.object = html.escape(str(error))
+            return None
+
+    button = pn.widgets.FileDownload(
+        callback=made, filename="cutout.fits", label="Cutout in view, as FITS", embed=False, **_WIDTH
+    )
+    return pn.Column(button, said, sizing_mode="stretch_width", margin=0)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else f"{share * 1e6:.0f} ppm"
+
+
+def _card(title: str, *inside: Any, collapsed: bool = False) -> pn.Card:
+    return pn.Card(
+        *inside, title=title, collapsed=collapsed, sizing_mode="stretch_width", margin=(4, 0),
+        header_css_classes=["nl-fold"], styles={"box-shadow": "none"},
+    )  # fmt: skip

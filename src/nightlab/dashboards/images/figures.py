@@ -1,0 +1,333 @@
+"""The Bokeh side of image panes: one figure per slot, one image per layer it has shown."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bokeh.events import MouseLeave, MouseMove, Tap
+from bokeh.models import (
+    Arrow,
+    BoxSelectTool,
+    ColorBar,
+    ColumnDataSource,
+    CustomJS,
+    Div,
+    FixedTicker,
+    GridBox,
+    Label,
+    LinearColorMapper,
+    NormalHead,
+    Range1d,
+    Span,
+)
+from numpy.typing import NDArray
+
+from nightlab.dashboards.images.draw import Box
+from nightlab.dashboards.images.marks import Marks
+from nightlab.dashboards.images.scaling import Limits, Look, palette, ramp, unstretch
+from nightlab.dashboards.states import EmptyState
+from nightlab.dashboards.style import figure
+
+#: Panes that fit on a page at once.
+SLOTS = 4
+CROSS = "#d97706"
+_SCRIPT = Path(__file__).with_name("panes.js")
+
+
+@dataclass
+class Frame:
+    """An image in a figure: a coarse copy of all of it below, and what is in view above."""
+
+    coarse: ColumnDataSource
+    fine: ColumnDataSource
+    mapper: LinearColorMapper
+    renderers: tuple[Any, ...]
+
+
+class Slot:
+    """A figure that shows one layer at a time and remembers those it has shown.
+
+    Parameters
+    ----------
+    number
+        Its place, from 0.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.figure = figure(
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+            tools="pan,wheel_zoom",
+            sizing_mode="stretch_both",
+            min_height=180,
+            min_width=200,
+            height=None,
+            toolbar_location="above",
+            name=f"pane-{number}",
+        )
+        self.figure.grid.visible = False
+        self.figure.toolbar_inner = True
+        self.figure.add_tools(BoxSelectTool(renderers=[], description="Statistics of a box"))
+        for axis in self.figure.axis:
+            axis.ticker.desired_num_ticks = 5
+            axis.formatter.use_scientific = False
+            axis.minor_tick_line_color = None
+        self.figure.title.text_font_style = "normal"
+        self.cross = [
+            Span(dimension=dimension, line_color=CROSS, line_alpha=0.8, line_width=1)
+            for dimension in ("height", "width")
+        ]
+        for span in self.cross:
+            self.figure.add_layout(span)
+        self.frames: dict[str, Frame] = {}
+        self.bar_mapper = LinearColorMapper(palette=ramp("gray", 256), low=0, high=1)
+        self.bar = ColorBar(
+            color_mapper=self.bar_mapper,
+            ticker=FixedTicker(ticks=[]),
+            width=10,
+            padding=4,
+            margin=0,
+            title_text_font_style="normal",
+            title_text_font_size="12px",
+            major_label_text_font_size="12px",
+            background_fill_alpha=0,
+        )
+        self.figure.add_layout(self.bar, "right")
+        self.lines = ColumnDataSource({"xs": [], "ys": []})
+        self.names = ColumnDataSource({"x": [], "y": [], "text": []})
+        self.figure.multi_line("xs", "ys", source=self.lines, color=CROSS, alpha=0.55, line_width=1, level="overlay")
+        self.figure.text(
+            "x", "y", "text", source=self.names, text_color=CROSS, text_font_size="12px", x_offset=3, y_offset=-2,
+            level="overlay",
+        )  # fmt: skip
+        self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, tuple[Any, Any]]] = {}
+        self._arrows: list[Any] = []
+        units: dict[str, Any] = {"start_units": "screen", "end_units": "screen"}
+        self._ruler = Arrow(
+            x_start=0, y_start=0, x_end=0, y_end=0, end=None, line_color=CROSS, line_width=2, visible=False, **units
+        )
+        self._length = Label(
+            x=0, y=0, x_units="screen", y_units="screen", text="", text_color=CROSS, text_font_size="12px",
+            text_align="center", visible=False,
+        )  # fmt: skip
+        self.figure.add_layout(self._ruler)
+        self.figure.add_layout(self._length)
+        self.empty = Div(visible=True, sizing_mode="stretch_both", text="")
+
+    def frame(self, name: str) -> Frame:
+        """Give the image of a layer, making it on first use, and hide the others."""
+        if name not in self.frames:
+            mapper = LinearColorMapper(palette=palette("gray"), low=0, high=255)
+            nothing: dict[str, list] = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
+            sources = ColumnDataSource(dict(nothing)), ColumnDataSource(dict(nothing))
+            drawn = tuple(
+                self.figure.image(
+                    "image", "x", "y", "dw", "dh", source=source, color_mapper=mapper, level="image",
+                    name=f"{kind}-{self.number}-{name}",
+                )
+                for source, kind in zip(sources, ("coarse", "fine"), strict=True)
+            )  # fmt: skip
+            self.frames[name] = Frame(*sources, mapper, drawn)
+        for other, frame in self.frames.items():
+            for renderer in frame.renderers:
+                renderer.visible = other == name
+        return self.frames[name]
+
+    def caption(self, text: str, look: Look, limits: Limits, unit: str) -> None:
+        """Write the title and the colour bar."""
+        self.figure.title.text = text
+        self.bar_mapper.palette = ramp(look.colours, 256)
+        ticks = np.linspace(0, 1, 5)
+        values = unstretch(ticks, look, limits)
+        self.bar.ticker.ticks = [float(tick) for tick in ticks]
+        self.bar.major_label_overrides = {
+            float(tick): number(value, limits) for tick, value in zip(ticks, values, strict=True)
+        }
+        self.bar.title = f"{unit}, {look.stretch}"
+
+    def compass(self, north: tuple[float, float] | None, east: tuple[float, float] | None) -> None:
+        """Draw arrows to north and east, or take them away."""
+        for old in self._arrows:
+            self.figure.center.remove(old)
+        self._arrows = []
+        for direction, name in ((north, "N"), (east, "E")):
+            if direction is None:
+                continue
+            dx, dy = direction
+            head = NormalHead(size=6, line_color=CROSS, fill_color=CROSS)
+            self._arrows += [
+                Arrow(
+                    x_start=46, y_start=46, x_end=46 + 28 * dx, y_end=46 + 28 * dy, end=head, line_color=CROSS,
+                    line_width=1.5, start_units="screen", end_units="screen",
+                ),
+                Label(
+                    x=46 + 38 * dx, y=46 + 38 * dy, x_units="screen", y_units="screen", text=name, text_color=CROSS,
+                    text_font_size="12px", text_align="center", text_baseline="middle",
+                ),
+            ]  # fmt: skip
+        for new in self._arrows:
+            self.figure.add_layout(new)
+
+    def ruler(self, box: Box, arcsec: float | None) -> None:
+        """Draw a bar of a round length on the sky, or in pixels where a pixel has no known size."""
+        size = box.scale * (arcsec or 1.0)
+        length = round_length(90 * size)
+        right, bar = box.width - 16, length / size
+        self._ruler.update(x_start=right - bar, x_end=right, y_start=18, y_end=18, visible=True)
+        text = f"{length:g} pixel" if arcsec is None else angle(length)
+        self._length.update(x=right - bar / 2, y=22, text=text, visible=True)
+
+    def draw_marks(self, key: str, marks: Marks | None, x: Any, y: Any, dense: Any, box: Box | None) -> None:
+        """Draw a catalogue as marks at (x, y), or as the picture `dense` of the box; nothing without `marks`."""
+        if key not in self.marked:
+            if marks is None:
+                return
+            points = ColumnDataSource({"x": [], "y": []})
+            many = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
+            mapper = LinearColorMapper(palette=["rgba(0, 0, 0, 0)", marks.colour], low=0, high=1)
+            drawn = (
+                self.figure.scatter(
+                    "x", "y", source=points, marker=marks.marker, size=marks.size, fill_color=None,
+                    line_color=marks.colour, line_width=1.5, level="overlay", name=f"marks-{self.number}-{key}",
+                ),
+                self.figure.image("image", "x", "y", "dw", "dh", source=many, color_mapper=mapper, level="overlay"),
+            )  # fmt: skip
+            self.marked[key] = points, many, drawn
+        points, many, drawn = self.marked[key]
+        for renderer in drawn:
+            renderer.visible = marks is not None
+        if marks is None:
+            return
+        points.data = {"x": list(x), "y": list(y)}
+        if dense is not None and box is not None:
+            many.data = {
+                "image": [dense],
+                "x": [box.x1],
+                "y": [box.y1],
+                "dw": [box.x2 - box.x1],
+                "dh": [box.y2 - box.y1],
+            }
+        elif many.data["image"]:
+            many.data = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
+
+
+class Board:
+    """All slots, how they are laid out, and the script that links them.
+
+    Attributes
+    ----------
+    moved
+        Written by the browser when the view has come to rest: boxes (slot, x, x, y, y, width, height of the screen).
+    pointed
+        Written by the browser while the pointer moves: slot, x, y.
+    """
+
+    def __init__(self) -> None:
+        self.slots = [Slot(k) for k in range(SLOTS)]
+        maps, boxes = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0] * SLOTS, [0.0, 1.0, 0.0, 1.0] * SLOTS
+        self.link = ColumnDataSource({"maps": [maps], "shown": [[]], "linked": [True], "boxes": [boxes]}, name="link")
+        self.goal = ColumnDataSource({"view": [[0.0, 0.0, 1.0]], "fit": [True]}, name="goal")
+        self.moved = ColumnDataSource({"boxes": [[]], "view": [[]], "fit": [True]}, name="moved")
+        self.pointed = ColumnDataSource({"slot": [], "x": [], "y": []}, name="pointed")
+        self.grid = GridBox(children=[], sizing_mode="stretch_both", spacing=4, name="panes")
+        self._wire()
+
+    def lay_out(self, shown: list[EmptyState | None]) -> None:
+        """Put the slots on the page: one, two side by side, or two rows.
+
+        Parameters
+        ----------
+        shown
+            For every slot in use None, or what it says instead of an image.
+        """
+        columns = 1 if len(shown) == 1 else 2
+        children: list[Any] = []
+        for k, state in enumerate(shown):
+            slot = self.slots[k]
+            if state is not None:
+                slot.empty.text = empty_html(state)
+            children.append((slot.figure if state is None else slot.empty, k // columns, k % columns))
+        if children != list(self.grid.children):
+            self.grid.children = children
+
+    def _wire(self) -> None:
+        core = CustomJS(
+            args={
+                "link": self.link,
+                "goal": self.goal,
+                "moved": self.moved,
+                "pointed": self.pointed,
+                "figures": [slot.figure for slot in self.slots],
+                "crosses": [span for slot in self.slots for span in slot.cross],
+            },
+            code=_SCRIPT.read_text(),
+        )
+
+        def call(what: str, number: int = 0) -> CustomJS:
+            code = f"core.execute({{what: '{what}', slot: {number}, event: cb_obj}})"
+            return CustomJS(args={"core": core}, code=code)
+
+        for slot in self.slots:
+            made = slot.figure
+            moving = call("range", slot.number)
+            for span in (made.x_range, made.y_range):
+                for end in ("start", "end"):
+                    span.js_on_change(end, moving)
+            for side in ("inner_width", "inner_height"):
+                made.js_on_change(side, call("size", slot.number))
+            made.js_on_event(MouseMove, call("move", slot.number))
+            made.js_on_event(MouseLeave, call("leave", slot.number))
+            made.js_on_event(Tap, call("tap", slot.number))
+        self.link.js_on_change("data", call("link"))
+        self.goal.js_on_change("data", call("goal"))
+
+
+def put(source: ColumnDataSource, indices: NDArray[np.uint8], x: float, y: float, level: int) -> None:
+    """Send an image whose first pixel, of `level` pixels in size, begins at (x, y)."""
+    ny, nx = indices.shape
+    source.data = {
+        "image": [np.ascontiguousarray(indices)],
+        "x": [float(x)],
+        "y": [float(y)],
+        "dw": [float(nx * level)],
+        "dh": [float(ny * level)],
+    }
+
+
+def round_length(most: float) -> float:
+    """Give the largest of 1, 2, 5, 10, ... that is not above `most`."""
+    power = 10.0 ** np.floor(np.log10(most))
+    return float(next(step * power for step in (5, 2, 1) if step * power <= most * (1 + 1e-9)))
+
+
+def angle(arcsec: float) -> str:
+    """Write an angle in the unit that suits its size."""
+    return f"{arcsec:g}″" if arcsec < 100 else f"{arcsec / 60:.3g}′" if arcsec < 6000 else f"{arcsec / 3600:.3g}°"
+
+
+def number(value: float, limits: Limits) -> str:
+    """Write a value with the digits its range deserves."""
+    span = abs(limits.high - limits.low)
+    if not np.isfinite(value):
+        return "NaN"
+    if span == 0 or max(abs(value), span) >= 1e6 or span < 1e-3:
+        return f"{value:.3g}".replace("-", "−")
+    digits = max(0, 2 - int(np.floor(np.log10(span))))
+    text = f"{value:.{digits}f}"
+    return ("0" if float(text) == 0 else text).replace("-", "−")
+
+
+def empty_html(state: EmptyState) -> str:
+    """Say in a pane why it is empty."""
+    todo = f"<p>→ {html.escape(state.what_to_do)}</p>" if state.what_to_do else ""
+    return (
+        f"<div class='nl-empty' data-reason='{state.reason.name}' role='status' style='border:1px dashed #8888;"
+        "border-radius:6px;padding:16px 20px;margin:8px;font-size:13px;line-height:1.45'>"
+        f"<b style='font-size:12px;letter-spacing:.06em;text-transform:uppercase'>{html.escape(state.reason)}</b>"
+        f"<p>{html.escape(state.what)}</p>{todo}</div>"
+    )

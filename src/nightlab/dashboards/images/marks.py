@@ -1,0 +1,109 @@
+"""Catalogues drawn over images; dense ones become a picture themselves, and rows are found on the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from nightlab.dashboards.images.layers import Layer
+from nightlab.images.wcs import radec_to_pixel
+
+Floats = NDArray[np.float64]
+
+#: More rows than this in view are drawn as a picture of where there are any.
+MOST = 5000
+COLOURS = ("#12b5a5", "#e0559a", "#7aa6ff", "#c6d33b")
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """Rows of a catalogue as marks on images.
+
+    Attributes
+    ----------
+    table
+        With ``ra`` and ``dec`` [deg], or ``x`` and ``y``, or both.
+    id_column
+        Column that names a row; empty when none does.
+    shown
+        Columns told when the pointer is near a row.
+    colour, marker
+        Of the marks; a Bokeh marker.
+    size
+        Of the marks, in screen pixels.
+    """
+
+    table: Table
+    id_column: str = ""
+    shown: tuple[str, ...] = ()
+    colour: str = COLOURS[0]
+    marker: str = "circle"
+    size: int = 11
+    _places: dict[int, tuple[Layer, Floats, Floats]] = field(default_factory=dict, repr=False)
+
+    def on(self, layer: Layer) -> tuple[Floats, Floats]:
+        """Pixel coordinates of all rows on a layer; NaN where they cannot be known."""
+        kept = self._places.get(id(layer))
+        if kept is None or kept[0] is not layer:
+            kept = self._places[id(layer)] = (layer, *self._find(layer))
+        return kept[1], kept[2]
+
+    def within(self, layer: Layer, box: tuple[float, float, float, float]) -> NDArray[np.intp]:
+        """Rows within a box of pixels."""
+        x, y = self.on(layer)
+        return np.flatnonzero((x >= box[0]) & (x <= box[1]) & (y >= box[2]) & (y <= box[3]))
+
+    def nearest(self, layer: Layer, x: float, y: float, radius: float) -> int | None:
+        """The row nearest to a pixel, within `radius` pixels of it."""
+        px, py = self.on(layer)
+        good = np.flatnonzero(np.isfinite(px) & np.isfinite(py))
+        if not good.size:
+            return None
+        near = good[(np.abs(px[good] - x) <= radius) & (np.abs(py[good] - y) <= radius)]
+        if not near.size:
+            return None
+        distance, which = cKDTree(np.stack([px[near], py[near]], 1)).query([x, y])
+        return int(near[which]) if distance <= radius else None
+
+    def row_id(self, row: int) -> str:
+        """What a row is called; text, since browsers lose digits of long integers."""
+        return str(self.table[self.id_column][row]) if self.id_column else str(row)
+
+    def describe(self, row: int) -> str:
+        """Tell a row in a line."""
+        parts = [f"{name} {_short(self.table[name][row])}" for name in self.shown if name in self.table.colnames]
+        return " · ".join([f"{self.id_column or 'row'} {self.row_id(row)}", *parts])
+
+    def _find(self, layer: Layer) -> tuple[Floats, Floats]:
+        names = self.table.colnames
+        if layer.projection is not None and {"ra", "dec"} <= set(names):
+            return radec_to_pixel(layer.projection, _floats(self.table["ra"]), _floats(self.table["dec"]))
+        if {"x", "y"} <= set(names):
+            return _floats(self.table["x"]), _floats(self.table["y"])
+        nowhere = np.full(len(self.table), np.nan)
+        return nowhere, nowhere
+
+
+def occupied(
+    x: Floats, y: Floats, box: tuple[float, float, float, float], width: float, height: float
+) -> NDArray[np.uint8]:
+    """Draw points as a picture: (rows, columns) of cells of 3 screen pixels, 1 where there is a point, else 0."""
+    shape = max(1, int(height // 3)), max(1, int(width // 3))
+    column = ((x - box[0]) / (box[1] - box[0]) * shape[1]).astype(int).clip(0, shape[1] - 1)
+    row = ((y - box[2]) / (box[3] - box[2]) * shape[0]).astype(int).clip(0, shape[0] - 1)
+    picture = np.zeros(shape, np.uint8)
+    picture[row, column] = 1
+    return picture
+
+
+def _floats(column: Any) -> Floats:
+    return np.ma.filled(np.ma.asarray(column, dtype=float), np.nan)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
