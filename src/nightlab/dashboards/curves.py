@@ -134,7 +134,7 @@ def curve(
     error = np.concatenate([_floats(table, f"{column}Err") for table, _ in parts])
     band = np.concatenate([np.asarray(table["band"]).astype(str) for table, _ in parts])
     is_forced = np.concatenate([np.full(len(table), which) for table, which in parts])
-    epoch = np.concatenate([_epochs(table) for table, _ in parts])
+    epoch = np.concatenate([epochs_of(table) for table, _ in parts])
     good = np.isfinite(mjd) & np.isfinite(flux)
     if not good.any():
         raise Nothing(Reason.ALL_NAN, f"None of the {rows} measurements has a finite {quantity.split()[0]} flux.")
@@ -217,7 +217,8 @@ def _label(quantity: str) -> str:
     }[quantity]
 
 
-def _epochs(table: Table) -> NDArray[np.str_]:
+def epochs_of(table: Table) -> NDArray[np.str_]:
+    """Exposure of every row, as ``visit:detector``."""
     parts = [
         np.asarray(table[name]).astype(str) if name in table.colnames else np.full(len(table), "?")
         for name in ("visit", "detector")

@@ -15,9 +15,10 @@ from lsst.images import Box
 from numpy.typing import NDArray
 
 from nightlab.dashboards.images.scaling import find_limits, look_for, palette, to_indices
+from nightlab.dashboards.images.sky import compass
 from nightlab.data.runs import Run
 from nightlab.errors import MissingData
-from nightlab.images.wcs import jacobian, radec_to_pixel
+from nightlab.images.wcs import pixel_scale, radec_to_pixel
 
 #: What a triplet shows: its name for people, the dataset, and how it is drawn.
 TRIPLET = (
@@ -123,15 +124,26 @@ class CutoutReader:
             self._kept.popitem(last=False)
         return made
 
-    def _read(self, dataset: str, ra: float, dec: float, visit: int, detector: int, half: int) -> Cutout:
-        ref = self.run.ref(dataset, visit=visit, detector=detector)
-        butler = self.run.butler
+    def scale(self, visit: int, detector: int) -> float:
+        """Size of a pixel of an exposure's difference image [arcsec]; NaN where there is none."""
+        try:
+            projection, box = self._place(self.run.ref("difference_image", visit=visit, detector=detector))
+        except MissingData:
+            return np.nan
+        return pixel_scale(projection, box.x.center, box.y.center)
+
+    def _place(self, ref: Any) -> tuple[Any, Box]:
+        """Projection and box of an image, without its pixels."""
         if ref.id not in self._geometry:
-            parts = (butler.get(ref.makeComponentRef(name)) for name in ("sky_projection", "bbox"))
-            self._geometry[ref.id] = tuple(parts)  # type: ignore[assignment]
+            projection, box = (self.run.butler.get(ref.makeComponentRef(name)) for name in ("sky_projection", "bbox"))
+            self._geometry[ref.id] = projection, box
             while len(self._geometry) > self.capacity:
                 self._geometry.popitem(last=False)
-        projection, box = self._geometry[ref.id]
+        return self._geometry[ref.id]
+
+    def _read(self, dataset: str, ra: float, dec: float, visit: int, detector: int, half: int) -> Cutout:
+        ref = self.run.ref(dataset, visit=visit, detector=detector)
+        projection, box = self._place(ref)
         (x,), (y,) = radec_to_pixel(projection, [ra], [dec])
         if not (np.isfinite(x) and np.isfinite(y)):
             return Cutout("", reason=f"{OUTSIDE}: the position is not on this image")
@@ -142,22 +154,13 @@ class CutoutReader:
             return Cutout("", x=float(x), y=float(y), reason=f"{OUTSIDE}: ({x:.0f}, {y:.0f}) is not on this image")
         wanted = Box.from_shape((top - bottom, right - left), start=(bottom, left))
         self.reads += 1
-        image = butler.get(ref.makeComponentRef("image"), parameters={"bbox": wanted})
+        image = self.run.butler.get(ref.makeComponentRef("image"), parameters={"bbox": wanted})
         values = np.full((size, size), np.nan, dtype=np.float32)
         values[bottom - y0 : top - y0, left - x0 : right - x0] = image.array
         return Cutout(
             "", values=values, x0=x0, y0=y0, x=float(x), y=float(y), unit=str(image.unit or ""),
-            north=_compass(projection, float(x), float(y)),
+            north=compass(projection, float(x), float(y)),
         )  # fmt: skip
-
-
-def _compass(projection: Any, x: float, y: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    inverse = np.linalg.inv(jacobian(projection, x, y))
-    east, north = inverse[:, 0], inverse[:, 1]
-    return (
-        (float(north[0] / np.hypot(*north)), float(north[1] / np.hypot(*north))),
-        (float(east[0] / np.hypot(*east)), float(east[1] / np.hypot(*east))),
-    )
 
 
 def dipole_lobes(x: float, y: float, length: float, angle: float, scale: float) -> tuple[Lobe, ...]:

@@ -61,7 +61,8 @@ def light_curve_figure(
     height
         In screen pixels.
     """
-    from bokeh.models import BasicTickFormatter, HoverTool, HSpan, NumeralTickFormatter, TapTool
+    from bokeh.models import BasicTickFormatter, HoverTool, NumeralTickFormatter, TapTool
+    from bokeh.models.annotations import Span
 
     folded = period is not None
     as_date = clock == "date" and not folded
@@ -72,7 +73,7 @@ def light_curve_figure(
     if not as_date:
         plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
     if not light_curve.magnitudes:
-        plot.add_glyph(HSpan(y=0, line_color="#888888", line_alpha=0.6, line_dash="dotted"))
+        plot.add_layout(Span(location=0, dimension="width", line_color="#888888", line_alpha=0.6, line_dash="dotted"))
         plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     drawn: dict[str, _Drawn] = {}
     for band, points in light_curve.bands.items():
@@ -111,7 +112,7 @@ def _hidden(drawn: dict[str, _Drawn]) -> tuple[str, ...]:
 def _legend(plot: Any, drawn: dict[str, _Drawn]) -> None:
     from bokeh.models.annotations import Legend, LegendItem
 
-    items = [LegendItem(label=each.label, renderers=each.glyphs) for each in drawn.values()]
+    items = [LegendItem(label=each.label, renderers=each.glyphs, name=band) for band, each in drawn.items()]
     legend = Legend(
         items=items, click_policy="hide", location="top_left", border_line_alpha=0, background_fill_alpha=0,
         label_text_font_size="12px", spacing=2, glyph_width=22, margin=2, name="bands",
@@ -285,6 +286,7 @@ class LightCurve(pn.viewable.Viewer):
         self.set_tables(detected, forced)
         self.param.watch(self._draw, ["quantity", "clock", "show_forced", "show_limits", "folded", "period"])
         self.param.watch(self._choose, "epoch")
+        self.param.watch(self._follow, "hidden")
 
     def set_tables(self, detected: Table | None, forced: Table | None) -> None:
         """Show another object; the epoch goes to its first if the old one is not among them."""
@@ -333,13 +335,18 @@ class LightCurve(pn.viewable.Viewer):
     def _hide(self, bands: tuple[str, ...]) -> None:
         self.hidden = list(bands)
 
+    def _follow(self, *_: Any) -> None:
+        for panel in self._figures:
+            for item in panel.legend[0].items:
+                for renderer in item.renderers:
+                    renderer.visible = item.name not in self.hidden
+
     def _choose(self, *_: Any) -> None:
         for panel in self._figures:
             move_ring(panel, self.epoch)
 
     def _show_bands(self, shown: bool) -> None:
         self.hidden = [] if shown or self.curve is None else list(self.curve.bands)
-        self._draw()
 
     def controls(self) -> pn.FlexBox:
         """Give the controls: what is drawn, the clock, and the period."""

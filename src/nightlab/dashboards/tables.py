@@ -101,6 +101,17 @@ class BigTable(pn.viewable.Viewer):
         self.param.watch(lambda _: self._turn(), ["page", "page_size"])
         self.param.watch(self._reveal, "selected")
 
+    def describe(
+        self,
+        *,
+        titles: Mapping[str, str],
+        helps: Mapping[str, str],
+        links: Mapping[str, Callable[[int], str]],
+        filename: str,
+    ) -> None:
+        """Take other headings, explanations and links, for the rows that `fill` brings next."""
+        self._titles, self._helps, self._links, self.filename = dict(titles), dict(helps), dict(links), filename
+
     def fill(self, rows: Rows, shown: Sequence[str] | None = None) -> None:
         """Take other rows; order and column filters stay where the columns do, the selection stays."""
         self.rows = rows
@@ -124,6 +135,15 @@ class BigTable(pn.viewable.Viewer):
     def pages(self) -> int:
         """Number of pages."""
         return -(-self._filtered.size // self.page_size)
+
+    def step(self, by: int) -> None:
+        """Select a row further down, or up, in the order shown."""
+        if not self._filtered.size:
+            return
+        row = self.rows.find(self.selected[0]) if self.selected else -1
+        places = np.flatnonzero(self._filtered == row)
+        to = int(places[0]) + by if places.size else (0 if by > 0 else self._filtered.size - 1)
+        self.selected = self.rows.ids(self._filtered[[max(0, min(to, self._filtered.size - 1))]])
 
     def _choose(self, *_: Any) -> None:
         keep = np.ones(len(self.rows), dtype=bool) if self.keep is None else np.asarray(self.keep, dtype=bool)

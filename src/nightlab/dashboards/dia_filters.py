@@ -1,0 +1,51 @@
+"""The filters of the DIA explorer, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import panel as pn
+
+from nightlab.columns import words
+
+if TYPE_CHECKING:
+    from nightlab.dashboards.dia import DiaExplorer
+
+
+def filter_panel(explorer: DiaExplorer) -> pn.Column:
+    """Lay out the filters of an explorer that has a catalogue."""
+    catalogue = explorer.catalogue
+    assert catalogue is not None, "there is nothing to filter"
+    p: Any = explorer.param
+    wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (4, 10)}
+    flags = {words(flag).title: flag for flag in catalogue.flags}
+    kind = pn.widgets.RadioButtonGroup.from_param(p.kind, button_style="outline", **wide)
+    plane = pn.widgets.RadioButtonGroup.from_param(p.plane, button_style="outline", **wide)
+    search = pn.widgets.TextInput.from_param(
+        p.search, name="search: id, or RA Dec radius", placeholder="150.075 2.178 30", **wide
+    )
+    bands = pn.widgets.CheckButtonGroup.from_param(
+        p.bands, name="bands", options=catalogue.bands, button_style="outline", **wide
+    )
+    snr = pn.widgets.FloatInput.from_param(p.snr_min, start=0.0, step=1.0, **wide)
+    number = pn.widgets.IntInput.from_param(p.detections_min, start=1, **wide)
+    parts: list[Any] = [kind, plane, search]
+    if len(explorer.catalogues) == 2:
+        parts.append(pn.widgets.Select.from_param(p.only, name="A | B by position (1 arcsec)", **wide))
+    parts += [pn.pane.HTML("bands", margin=(6, 10, 0, 10)), bands, pn.Row(snr, number, margin=0)]
+    if "reliability" in catalogue.sources.names:
+        parts.append(pn.widgets.FloatSlider.from_param(p.reliability_min, start=0.0, end=1.0, step=0.01, **wide))
+    if flags:
+        for parameter, name in ((p.without, "without any of"), (p.having, "with all of")):
+            parts.append(
+                pn.widgets.MultiChoice.from_param(
+                    parameter, name=f"flags: {name}", options=flags, placeholder="choose flags", **wide
+                )
+            )
+    every = pn.widgets.Button(label="let everything through", button_style="outline", **wide)
+    every.on_click(lambda _: explorer.reset())
+    boxed = explorer.box is not None
+    no_box = pn.widgets.Button(label="clear the box", button_style="outline", visible=boxed, **wide)
+    no_box.on_click(lambda _: setattr(explorer, "box", None))
+    explorer.param.watch(lambda event: setattr(no_box, "visible", event.new is not None), "box")
+    return pn.Column(*parts, no_box, every, sizing_mode="stretch_width", margin=0)
