@@ -18,7 +18,15 @@ from nightlab.errors import BadInput
 if TYPE_CHECKING:
     from nightlab.dashboards.images.panes import ImagePanes
 
+_FOLD = """
+:host(.card) { box-shadow: none; border: none; border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent);
+  border-radius: 0; outline: none; background: transparent; }
+.card-header { background: transparent; border: none; padding: 4px 2px; min-height: 0; align-items: center; }
+.card-title, .card-title h3 { font-size: 13px; font-weight: 600; margin: 0; }
+"""
+_CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff; }"
 _WIDTH: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (3, 4)}
+_OUTLINE: dict[str, Any] = {**_WIDTH, "button_type": "primary", "button_style": "outline", "stylesheets": [_CHOSEN]}
 
 
 def controls(panes: ImagePanes) -> pn.Column:
@@ -53,7 +61,7 @@ def readout_view(panes: ImagePanes) -> pn.Column:
 
 def pane_controls(panes: ImagePanes) -> pn.Column:
     """Choose the layers shown, how they are linked, and blinking."""
-    names = pn.widgets.CheckButtonGroup(options=panes.names, value=list(panes.panes), **_WIDTH)
+    names = pn.widgets.CheckButtonGroup(options=panes.names, value=list(panes.panes), **_OUTLINE)
     linked = pn.widgets.Button(name="", **_WIDTH)
     why = pn.pane.HTML("", **_WIDTH)
     blink = pn.widgets.Toggle(name="Blink", value=panes.blink, **_WIDTH)
@@ -98,9 +106,9 @@ def stretch_controls(panes: ImagePanes) -> pn.Column:
     """Choose stretch, limits and colours of the active layer."""
     title = pn.pane.HTML("", **_WIDTH)
     together = pn.widgets.Checkbox(name="apply to all layers", value=panes.together, **_WIDTH)
-    stretch = pn.widgets.RadioButtonGroup(options=list(STRETCHES), **_WIDTH)
+    stretch = pn.widgets.RadioButtonGroup(options=list(STRETCHES), **_OUTLINE)
     softening = pn.widgets.FloatSlider(name="softening", start=0.01, end=1.0, step=0.01, **_WIDTH)
-    rule = pn.widgets.RadioButtonGroup(options=list(RULES), **_WIDTH)
+    rule = pn.widgets.RadioButtonGroup(options=list(RULES), **_OUTLINE)
     percent = pn.widgets.FloatSlider(name="percent within", start=80, end=100, step=0.1, **_WIDTH)
     sigmas = pn.widgets.FloatSlider(name="± MAD sigma", start=1, end=30, step=0.5, **_WIDTH)
     low = pn.widgets.FloatInput(name="low", **_WIDTH)
@@ -258,6 +266,5 @@ def _percent(share: float) -> str:
 
 def _card(title: str, *inside: Any, collapsed: bool = False) -> pn.Card:
     return pn.Card(
-        *inside, title=title, collapsed=collapsed, sizing_mode="stretch_width", margin=(4, 0),
-        header_css_classes=["nl-fold"], styles={"box-shadow": "none"},
-    )  # fmt: skip
+        *inside, title=title, collapsed=collapsed, sizing_mode="stretch_width", margin=(4, 0), stylesheets=[_FOLD]
+    )

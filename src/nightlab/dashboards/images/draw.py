@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from nightlab.dashboards.images.scaling import Limits, Look, cover, levels_besid
 BUDGET = 640_000
 #: Pixels along a side of the copy of the whole image that lies below, for the moments while one pans.
 COARSE = 128
+#: Pixels between pictures in a file.
+GAP = 8
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Box:
     y2: float
     width: float
     height: float
+
+    @classmethod
+    def of(cls, layer: Layer) -> Box:
+        """All of a layer, 600 screen pixels wide."""
+        (x, y), (ny, nx) = layer.middle, layer.shape
+        return cls(x - nx / 2, x + nx / 2, y - ny / 2, y + ny / 2, 600.0, 600.0 * ny / nx)
 
     @property
     def edges(self) -> tuple[float, float, float, float]:
@@ -109,6 +119,47 @@ def coarse(layer: Layer, look: Look, limits: Limits, bits: tuple[int, ...]) -> P
     """Draw all of a layer, small."""
     level = next((level for level in (1, *LEVELS) if max(layer.shape) <= COARSE * level), LEVELS[-1])
     return _cut(layer, look, limits, bits, level, slice(None), slice(None))
+
+
+def png(pictures: Sequence[tuple[Picture, Box, list[str]]]) -> bytes:
+    """Draw pictures side by side into a PNG file, each as large as it is on the screen.
+
+    Parameters
+    ----------
+    pictures
+        Indices, what the pane shows, and the colours of the indices.
+    """
+    width, height = (int(max(getattr(box, side) for _, box, _ in pictures)) for side in ("width", "height"))
+    columns = 1 if len(pictures) == 1 else 2
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 128, np.uint8)
+    for k, (drawn, box, colours) in enumerate(pictures):
+        # every screen pixel asks for the image pixel below it
+        x = box.x1 + (np.arange(width) + 0.5) / width * (box.x2 - box.x1)
+        y = box.y2 - (np.arange(height) + 0.5) / height * (box.y2 - box.y1)
+        column = np.floor((x - drawn.x) / drawn.level).astype(int)
+        row = np.floor((y - drawn.y) / drawn.level).astype(int)
+        ny, nx = drawn.indices.shape
+        inside = ((row >= 0) & (row < ny))[:, None] & ((column >= 0) & (column < nx))[None, :]
+        table = np.array([[int(colour[j : j + 2], 16) for j in (1, 3, 5)] for colour in colours], np.uint8)
+        pixels = table[drawn.indices[row.clip(0, ny - 1)][:, column.clip(0, nx - 1)]]
+        pixels[~inside] = 128
+        top, left = k // columns * (height + GAP), k % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = pixels
+    return encode_png(sheet)
+
+
+def encode_png(rgb: NDArray[np.uint8]) -> bytes:
+    """Write (ny, nx, 3) colours, the top row first, as a PNG file."""
+    ny, nx, _ = rgb.shape
+    lines = np.concatenate([np.zeros((ny, 1), np.uint8), rgb.reshape(ny, nx * 3)], axis=1)  # 0: lines are not filtered
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", nx, ny, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def caption(name: str, layer: Layer, limits: Limits, level: int) -> str:

@@ -71,7 +71,6 @@ class Slot:
             name=f"pane-{number}",
         )
         self.figure.grid.visible = False
-        self.figure.toolbar_inner = True
         self.figure.add_tools(BoxSelectTool(renderers=[], description="Statistics of a box"))
         for axis in self.figure.axis:
             axis.ticker.desired_num_ticks = 5
@@ -176,10 +175,9 @@ class Slot:
     def ruler(self, box: Box, arcsec: float | None) -> None:
         """Draw a bar of a round length on the sky, or in pixels where a pixel has no known size."""
         size = box.scale * (arcsec or 1.0)
-        length = round_length(90 * size)
+        length, text = round_length(90 * size, sky=arcsec is not None)
         right, bar = box.width - 16, length / size
         self._ruler.update(x_start=right - bar, x_end=right, y_start=18, y_end=18, visible=True)
-        text = f"{length:g} pixel" if arcsec is None else angle(length)
         self._length.update(x=right - bar / 2, y=22, text=text, visible=True)
 
     def draw_marks(self, key: str, marks: Marks | None, x: Any, y: Any, dense: Any, box: Box | None) -> None:
@@ -299,15 +297,22 @@ def put(source: ColumnDataSource, indices: NDArray[np.uint8], x: float, y: float
     }
 
 
-def round_length(most: float) -> float:
-    """Give the largest of 1, 2, 5, 10, ... that is not above `most`."""
-    power = 10.0 ** np.floor(np.log10(most))
-    return float(next(step * power for step in (5, 2, 1) if step * power <= most * (1 + 1e-9)))
+def round_length(most: float, *, sky: bool = True) -> tuple[float, str]:
+    """Give the largest round length that is not above `most`, and its name.
 
-
-def angle(arcsec: float) -> str:
-    """Write an angle in the unit that suits its size."""
-    return f"{arcsec:g}″" if arcsec < 100 else f"{arcsec / 60:.3g}′" if arcsec < 6000 else f"{arcsec / 3600:.3g}°"
+    Parameters
+    ----------
+    most
+        Arcseconds, or pixels.
+    sky
+        Whether these are arcseconds.
+    """
+    units = ((3600.0, "°"), (60.0, "′"), (1.0, "″")) if sky else ((1.0, " pixel"),)
+    size, name = next((unit for unit in units if unit[0] <= most), units[-1])
+    power = 10.0 ** np.floor(np.log10(most / size))
+    steps = (5, 3, 2, 1) if sky and size > 1 else (5, 2, 1)
+    length = next(step * power for step in steps if step * power <= most / size * (1 + 1e-9))
+    return float(length * size), f"{length:g}{name}"
 
 
 def number(value: float, limits: Limits) -> str:

@@ -103,6 +103,7 @@ class ImagePanes(pn.viewable.Viewer):
         self._frame = 0
         self._timer: Any = None
         self._told = False
+        self._usual: list[str] = []
         self._listen()
         if layers:
             self.load(layers)
@@ -130,7 +131,9 @@ class ImagePanes(pn.viewable.Viewer):
         for name, layer in self.layers.items():
             self.looks.setdefault(name, look_for(layer.kind))
         names = self.names
-        kept = [name for name in self.panes if name in names] or names[:SLOTS]
+        chosen = [] if self.panes == self._usual else [name for name in self.panes if name in names]
+        kept = chosen or names[:SLOTS]
+        self._usual = self._usual if chosen else kept
         self.param.update(panes=kept, active=self.active if self.active in kept else next(iter(kept), ""))
         self._sent.clear()
         self._arrange()
@@ -352,7 +355,27 @@ class ImagePanes(pn.viewable.Viewer):
         whole = (layer.x0, layer.x0 + layer.shape[1] - 1, layer.y0, layer.y0 + layer.shape[0] - 1)
         return cutout_fits(layer, box.edges if box else whole)
 
+    def picture(self) -> bytes | None:
+        """Draw the panes as they are now into a PNG file; None when there is nothing to draw."""
+        from nightlab.dashboards.images.draw import png
+
+        drawn = []
+        for k, name in enumerate(self.shown):
+            if name in self.layers:
+                layer, look, limits = self.layers[name], self.look(name), self.limits(name)
+                bits, colours = self._masked(layer)
+                box = self._boxes.get(k) or Box.of(layer)
+                made = picture(layer, look, limits, bits, box, len(self.shown)).make()
+                drawn.append((made, box, palette(look.colours, colours, self.opacity)))
+        return png(drawn) if drawn else None
+
     # drawing
+
+    def _masked(self, layer: Layer) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Bits of the mask planes drawn, -1 where the layer lacks one, and their colours."""
+        planes = self.drawn_planes() if self.masks else []
+        own = {plane.name: plane.bit for plane in layer.planes}
+        return tuple(own.get(plane, -1) for plane in planes), tuple(self.colour_of(plane) for plane in planes)
 
     def _listen(self) -> None:
         self.board.moved.on_change("data", lambda _attr, _old, new: self.moved(new))
@@ -444,12 +467,10 @@ class ImagePanes(pn.viewable.Viewer):
 
     def _draw_slot(self, slot: Slot, name: str, share: int) -> None:
         layer, look, limits = self.layers[name], self.look(name), self.limits(name)
-        planes = self.drawn_planes() if self.masks else []
-        own = {plane.name: plane.bit for plane in layer.planes}
-        bits = tuple(own.get(plane, -1) for plane in planes)
+        bits, tints = self._masked(layer)
         style = (id(layer), look, limits, bits)
         frame = slot.frame(name)
-        colours = palette(look.colours, tuple(self.colour_of(plane) for plane in planes), self.opacity)
+        colours = palette(look.colours, tints, self.opacity)
         if frame.mapper.palette != colours:
             frame.mapper.palette = colours
         self._send(slot, name, "coarse", style, frame.coarse, lambda: coarse(layer, look, limits, bits))

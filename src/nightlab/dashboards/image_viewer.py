@@ -1,0 +1,329 @@
+"""Image and difference viewer: science, template, difference and signal to noise of a visit, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import panel as pn
+import param
+from astropy.table import Table
+
+from nightlab.dashboards.explorer import Explorer
+from nightlab.dashboards.images import ImagePanes, Layer, Marks, as_layer, signal_to_noise
+from nightlab.dashboards.images.marks import COLOURS
+from nightlab.dashboards.images.shared import layer_of_run, shared
+from nightlab.dashboards.states import EmptyState, Nothing, Reason
+from nightlab.errors import CorruptFile, MissingData
+
+#: Layers of a visit by name: dataset type and kind. Signal to noise is made of the difference.
+LAYERS = {
+    "science": ("visit_image", "flux"),
+    "template": ("template_detector", "flux"),
+    "difference": ("difference_image", "difference"),
+}
+SNR = "S/N"
+#: Catalogues by name: dataset type, column of ids, columns told under the pointer.
+CATALOGUES = {
+    "DIASources": ("dia_source", "diaSourceId", ("snr", "psfFlux", "isDipole")),
+    "sources": ("source", "sourceId", ("snr", "psfFlux")),
+}
+SIGN = "The difference is science minus template: what has brightened is positive, red."
+#: State that lives in the panes.
+_OF_PANES = ("panes", "view", "link", "masks", "planes", "blink", "rate", "grid")
+_STRETCH = ("stretch", "limits")
+
+
+class ImageViewer(Explorer):
+    """Science image, template, difference and signal to noise of one visit and detector, linked.
+
+    ``ImageViewer.from_run(run, visit=..., detector=...)`` looks at a run, ``ImageViewer.from_images({...})`` at
+    whatever there is in memory or on disk.
+    """
+
+    slug = "images"
+    title = "Images"
+    summary = "Science, template and difference of every visit: linked, blinked, measured, with masks and catalogues."
+    remembered = (
+        "visit", "detector", "panes", "view", "stretch", "limits", "masks", "planes", "link", "blink", "rate", "grid",
+        "catalogues",
+    )  # fmt: skip
+    in_url = ("visit", "detector", "panes", "view", "stretch", "limits", "masks", "link", "catalogues")
+    keys: ClassVar[dict[str, tuple[str, str]]] = {
+        "b": ("toggle_blink", "start or stop blinking"),
+        "[": ("previous", "previous layer, or previous pane for the controls"),
+        "]": ("next", "next layer, or next pane for the controls"),
+        "l": ("next_link", "link the panes by pixels, by sky, or not"),
+        "m": ("toggle_masks", "draw the mask planes or not"),
+        "s": ("next_stretch", "next stretch: linear, sqrt, log, asinh"),
+        "r": ("reset", "show all of the image"),
+    }
+
+    visit = param.Integer(default=None, allow_None=True, doc="Visit that is shown.")
+    detector = param.Integer(default=None, allow_None=True, doc="Detector that is shown.")
+    panes = param.List(default=[], item_type=str, doc="Names of the layers shown, at most four.")
+    view = param.Parameter(default=None, doc="Centre and width (x, y, width) of the view in pixels; None: all.")
+    stretch = param.String(default="", doc="Stretch of the active layer; empty: what suits its kind.")
+    limits = param.Parameter(default=None, doc="Lower and upper limit of the active layer, when set by hand.")
+    masks = param.Boolean(default=False, doc="Whether mask planes are drawn.")
+    planes = param.List(default=[], item_type=str, doc="Mask planes drawn; empty: all that are set.")
+    link: Any = param.Selector(
+        default="auto", objects=["auto", "pixels", "sky", "off"], doc="How the panes are linked."
+    )
+    blink = param.Boolean(default=False, doc="Show the layers one after the other.")
+    rate = param.Number(default=1.0, bounds=(0.2, 10.0), doc="Pictures per second while blinking.")
+    grid = param.Boolean(default=False, doc="Draw lines of right ascension and declination.")
+    catalogues = param.List(default=["DIASources"], item_type=str, doc="Catalogues drawn over the images.")
+
+    def __init__(self, library: Any = None, images: Mapping[str, Any] | None = None, **state: Any) -> None:
+        self.images = dict(images or {})
+        super().__init__(library, **state)
+        self.board = ImagePanes(**{name: getattr(self, name) for name in _OF_PANES})
+        self._visits: Table | None = None
+        self._busy = False
+        for name in _OF_PANES:
+            self.board.param.watch(self._from_board, name)
+            self.param.watch(self._to_board, name)
+        self.board.param.watch(self._looked, ["looks", "active"])
+        self.param.watch(self._look, list(_STRETCH))
+        self.param.watch(lambda *_: self._new_run(), ["run", "other"])
+        self.param.watch(lambda *_: self.load(), ["visit", "detector"])
+        self.param.watch(lambda *_: self._mark(), "catalogues")
+        self._new_run()
+
+    @classmethod
+    def from_images(cls, images: Mapping[str, Any], **state: Any) -> Self:
+        """Look at images that are in no run.
+
+        Parameters
+        ----------
+        images
+            By name: images of `lsst.images`, arrays, paths of FITS files, or layers. Signal to noise is added when one
+            is called ``difference``.
+        **state
+            Parameters of the explorer.
+        """
+        return cls(images=images, **state)
+
+    # content
+
+    def visits(self) -> Table:
+        """Visits and detectors of the run."""
+        if self._visits is None:
+            self._visits = self.run.visits() if self.run is not None else Table(names=("visit", "detector", "band"))
+        return self._visits
+
+    def load(self) -> None:
+        """Show the images of the chosen visit and detector."""
+        layers = self._from_images() if self.images else self._from_run()
+        self.board.load(layers)
+        if self.panes != self.board.panes:
+            self.panes = list(self.board.panes)
+        self._look()
+        self._mark()
+
+    def _from_run(self) -> dict[str, Layer | EmptyState]:
+        if self.run is None:
+            state = EmptyState(Reason.NO_DATA_SELECTED, "No run is selected.", "Choose one above.")
+            return {"science": state}
+        if self.visit is None or self.detector is None:
+            what = f"{self.run.label} has no images yet."
+            return {"science": EmptyState(Reason.NOT_RUN, what, "Make them: nightlab run ApPipe")}
+        layers: dict[str, Layer | EmptyState] = {}
+        for run, suffix in ((self.run, ""), (self.other, " B")):
+            if run is not None:
+                layers |= self._of_run(run, suffix)
+        return layers
+
+    def _of_run(self, run: Any, suffix: str) -> dict[str, Layer | EmptyState]:
+        found: dict[str, Layer | EmptyState] = {}
+        for name, (dataset, kind) in LAYERS.items():
+            read = partial(layer_of_run, run, dataset, **self._where())
+            found[name + suffix] = _attempt(read, name + suffix, kind)
+        difference = found["difference" + suffix]
+        if isinstance(difference, EmptyState):
+            found[SNR + suffix] = difference
+        else:
+            found[SNR + suffix] = _attempt(partial(_shared_snr, difference), SNR + suffix, "snr")
+        return found
+
+    def _from_images(self) -> dict[str, Layer | EmptyState]:
+        kinds = {name: kind for name, (_, kind) in LAYERS.items()}
+        found: dict[str, Layer | EmptyState] = {}
+        for name, image in self.images.items():
+            if isinstance(image, EmptyState):
+                found[name] = image
+            else:
+                found[name] = _attempt(partial(as_layer, image), name, kinds.get(name))
+        difference = found.get("difference")
+        if isinstance(difference, Layer) and SNR not in found:
+            found[SNR] = _attempt(partial(signal_to_noise, difference), SNR, "snr")
+        return found
+
+    def catalogue(self, name: str) -> Table:
+        """Read a catalogue of the visit and detector shown."""
+        dataset, run = CATALOGUES[name][0], self.run
+        assert run is not None
+        refs = run.refs(dataset)
+        if refs and "visit" in refs[0].dataId.dimensions.names:
+            return run.get(dataset, **self._where())
+        table = run.get(dataset)
+        return table[(table["visit"] == self.visit) & (table["detector"] == self.detector)]
+
+    def _where(self) -> dict[str, Any]:
+        return {"visit": self.visit, "detector": self.detector}
+
+    def _mark(self) -> None:
+        for k, (name, (_, ids, told)) in enumerate(CATALOGUES.items()):
+            marks = None
+            if name in self.catalogues and self.run is not None and self.visit is not None and not self.images:
+                try:
+                    marks = Marks(self.catalogue(name), id_column=ids, shown=told, colour=COLOURS[k])
+                except (MissingData, LookupError):
+                    marks = None  # a run that stopped before its catalogues still shows its images
+            self.board.mark(name, marks)
+
+    def _new_run(self) -> None:
+        self._visits = None
+        visits = self.visits()
+        pairs = {(int(row["visit"]), int(row["detector"])) for row in visits}
+        if self.run is not None and pairs and (self.visit, self.detector) not in pairs:
+            ready = {(ref.dataId["visit"], ref.dataId["detector"]) for ref in self.run.refs("difference_image")}
+            visit, detector = min(ready & pairs or pairs)
+            self.param.update(visit=visit, detector=detector)  # loads
+        else:
+            self.load()
+
+    # state that lives in the panes
+
+    def _from_board(self, event: Any) -> None:
+        if not self._busy and getattr(self, event.name) != event.new:
+            setattr(self, event.name, event.new)
+
+    def _to_board(self, event: Any) -> None:
+        value = tuple(event.new) if event.name == "view" and event.new else event.new
+        if getattr(self.board, event.name) != value:
+            setattr(self.board, event.name, value)
+
+    def _look(self, *_: Any) -> None:
+        if self._busy:
+            return
+        change: dict[str, Any] = {"stretch": self.stretch} if self.stretch else {}
+        if self.limits:
+            change |= {"rule": "manual", "low": float(self.limits[0]), "high": float(self.limits[1])}
+        if change and self.board.active:
+            self._busy = True
+            self.board.set_look(**change)
+            self._busy = False
+
+    def _looked(self, *_: Any) -> None:
+        if self._busy or self.board.active not in self.board.layers:
+            return
+        look = self.board.look()
+        self._busy = True
+        by_hand = (look.low, look.high) if look.rule == "manual" else None
+        self.param.update(stretch=look.stretch, limits=by_hand)
+        self._busy = False
+
+    # keys
+
+    def toggle_blink(self) -> None:
+        """Start or stop blinking."""
+        self.board.blink = not self.board.blink
+
+    def toggle_masks(self) -> None:
+        """Draw the mask planes or not."""
+        self.board.masks = not self.board.masks
+
+    def previous(self) -> None:
+        """Show the previous layer."""
+        self.board.step(-1)
+
+    def next(self) -> None:
+        """Show the next layer."""
+        self.board.step(1)
+
+    def next_link(self) -> None:
+        """Link the panes in the next way that is possible."""
+        self.board.next_link()
+
+    def next_stretch(self) -> None:
+        """Take the next stretch."""
+        self.board.next_stretch()
+
+    def reset(self) -> None:
+        """Show all of the image."""
+        self.board.reset()
+
+    # views
+
+    def main(self) -> pn.viewable.Viewable:
+        """Give the panes, with the sign convention below."""
+        sign = pn.pane.HTML(f"<small style='opacity:.8'>{SIGN}</small>", margin=(0, 6))
+        return pn.Column(self.board, sign, sizing_mode="stretch_both", min_height=460, margin=0)
+
+    def rail(self) -> pn.viewable.Viewable:
+        """Give the choice of visit, and the controls of the panes."""
+        parts: list[Any] = [] if self.images else [self._chooser(), self._layers_of_catalogues()]
+        return pn.Column(*parts, self.board.controls(), sizing_mode="stretch_width", margin=0)
+
+    def table(self) -> Table | None:
+        """Give the catalogue drawn first, or None."""
+        return next((marks.table for marks in self.board.marks.values()), None)
+
+    def picture(self) -> bytes | None:
+        """Draw the panes as a PNG file."""
+        return self.board.picture()
+
+    def _chooser(self) -> pn.viewable.Viewable:
+        visit = pn.widgets.Select(name="visit", sizing_mode="stretch_width", margin=(3, 4))
+        detector = pn.widgets.Select(name="detector", width=96, margin=(3, 4))
+        busy = [False]
+
+        def fill(*_: Any) -> None:
+            table, busy[0] = self.visits(), True
+            bands = {int(row["visit"]): str(row["band"]) for row in table}
+            visit.param.update(options={f"{v}  {band}": v for v, band in sorted(bands.items())}, value=self.visit)
+            here = [row for row in table if int(row["visit"]) == self.visit]
+            names = {str(row["detector_name"]): int(row["detector"]) for row in here}
+            detector.param.update(options=names, value=self.detector)
+            busy[0] = False
+
+        def choose(*_: Any) -> None:
+            if busy[0] or visit.value is None:
+                return
+            there = sorted(int(row["detector"]) for row in self.visits() if int(row["visit"]) == visit.value)
+            wanted = detector.value if detector.value in there else there[0]
+            self.param.update(visit=visit.value, detector=wanted)
+
+        fill()
+        self.param.watch(fill, ["run", "visit", "detector"])
+        visit.param.watch(choose, "value")
+        detector.param.watch(choose, "value")
+        return pn.Row(visit, detector, sizing_mode="stretch_width", margin=0)
+
+    def _layers_of_catalogues(self) -> pn.viewable.Viewable:
+        chosen = pn.widgets.CheckBoxGroup(options=list(CATALOGUES), value=list(self.catalogues), inline=True)
+        chosen.link(self, value="catalogues", bidirectional=True)
+        return chosen
+
+
+def _shared_snr(difference: Layer) -> Layer:
+    if not difference.key:
+        return signal_to_noise(difference)
+    return shared().get(f"{difference.key}-snr", lambda: signal_to_noise(difference))
+
+
+def _attempt(make: Callable[[], Layer], name: str, kind: Any) -> Layer | EmptyState:
+    """Make a layer; what stands against it is what its pane will say."""
+    try:
+        layer = make()
+    except Nothing as nothing:
+        return nothing.state
+    except MissingData as error:
+        return EmptyState(Reason.FILE_MISSING, error.message, error.hint)
+    except (CorruptFile, ValueError) as error:
+        return EmptyState(Reason.SCHEMA_MISMATCH, f"{name}: {error}", "Look at the file with other means.")
+    return layer if kind is None or kind == layer.kind else replace(layer, kind=kind)
