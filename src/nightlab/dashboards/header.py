@@ -76,7 +76,6 @@ def _save_button(explorer: Explorer) -> pn.widgets.FileDownload:
         filename=f"nightlab-{explorer.slug}.zip",
         label="Save",
         color="light",
-        icon="download",
         embed=False,
     )
 
