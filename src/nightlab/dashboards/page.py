@@ -52,6 +52,9 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
         ``main`` and ``sidebar``: lists of views.
     """
     setup()
+    if pn.state.curdoc is not None:
+        # what is drawn later follows the theme of the link, too
+        pn.config.theme = _Template._get_theme_from_query_args() or "default"
     made = _Template(
         title="NightLab",
         site="",
