@@ -38,6 +38,8 @@ _WORDS = {
     "too_long": "at most {max_length} values, there are {actual_length}",
 }
 _ROW_CSS = """
+input, select { height: 30px !important; min-height: 30px; padding: 2px 8px; font-size: 13px; }
+label { font-size: 13px; }
 :host(.changed) label { font-weight: 600; }
 :host(.changed) input, :host(.changed) select { border-left: 3px solid var(--accent-fill-rest, #1f77b4); }
 :host(.wrong) input, :host(.wrong) select { border-color: #c62828; }
@@ -124,6 +126,12 @@ def assignment(path: str, value: Any) -> str:
     return f"{path}={value!r}" if isinstance(value, tuple | list | float) else f"{path}={value}"
 
 
+def changes(config: pydantic.BaseModel) -> dict[str, Any]:
+    """Give the values of a configuration that are not defaults, by dotted path."""
+    values = {knob.path: (_at(config, knob.path), knob.default) for knob in knobs_of(type(config))}
+    return {path: value for path, (value, default) in values.items() if value != default}
+
+
 class ConfigForm(pn.viewable.Viewer):
     """A form for a configuration.
 
@@ -171,8 +179,7 @@ class ConfigForm(pn.viewable.Viewer):
         """Give the values that are not defaults, by dotted path."""
         if self.value is None:
             return {}
-        values = {path: _at(self.value, path) for path in self.widgets}
-        return {path: value for path, value in values.items() if value != self.knobs[path].default}
+        return {path: value for path, value in changes(self.value).items() if path in self.widgets}
 
     def overrides(self) -> dict[str, Any]:
         """Give the values that are not defaults, nested as the configuration is."""
@@ -236,7 +243,7 @@ class ConfigForm(pn.viewable.Viewer):
         self._writing = True
         try:
             self.wrong = wrong
-            if not wrong:
+            if not wrong and config != self.value:
                 self.value = config
         finally:
             self._writing = False
@@ -313,7 +320,12 @@ def _limits(info: FieldInfo) -> str:
 def _widget(knob: Knob) -> pn.widgets.Widget:
     """Make the widget of a knob; numbers are typed as text, so that none is rounded or cut to a limit unasked."""
     title = f"{knob.name} [{knob.unit}]" if knob.unit else knob.name
-    common: dict[str, Any] = {"label": title, "stylesheets": [_ROW_CSS], "sizing_mode": "stretch_width"}
+    common: dict[str, Any] = {
+        "label": title,
+        "stylesheets": [_ROW_CSS],
+        "sizing_mode": "stretch_width",
+        "margin": (3, 10),
+    }
     common["description"] = knob.help or None
     if knob.kind is bool and not knob.optional:
         value = knob.default if isinstance(knob.default, bool) else False
@@ -374,7 +386,7 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reset_button(path: str) -> pn.widgets.Button:
     return pn.widgets.Button(
-        label="↺", description=f"back to the default of {path}", width=36, margin=(24, 4, 0, 0), visible=False
+        label="↺", description=f"back to the default of {path}", width=36, margin=(22, 4, 0, 0), visible=False
     )
 
 

@@ -79,7 +79,7 @@ def run(
         When the repository cannot be written.
     """
     begin = time.monotonic()
-    if not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", output_run):
+    if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", output_run):
         raise BadInput(f"{output_run!r} cannot be the name of an output run", hint="for example: runs/ApPipe")
     stages = pipeline_graph(load_pipeline(pipeline, config))
     place = Place(repo=str(repo), output_run=output_run, inputs=tuple(inputs))
@@ -138,7 +138,7 @@ def output_lock(repo: str | Path, output_run: str) -> Iterator[None]:
     root = Path(repo) if Path(repo).is_dir() else Path(repo).parent
     if not root.is_dir():
         raise MissingData(f"there is no repository at {repo}", hint="check the path", path=str(repo))
-    file = root / ".nightlab" / f"{output_run.replace('/', '__')}.lock"
+    file = _lock_file(root, output_run)
     try:
         file.parent.mkdir(exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -162,6 +162,23 @@ def output_lock(repo: str | Path, output_run: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def holder(repo: str | Path, output_run: str) -> str:
+    """Say who is writing into an output run: ``process 12 on host``; empty when nobody is."""
+    try:
+        with _lock_file(Path(repo), output_run).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read(200).strip() or "another process"
+    except FileNotFoundError:
+        return ""
+    return ""
+
+
+def _lock_file(root: Path, output_run: str) -> Path:
+    return root / ".nightlab" / f"{output_run.replace('/', '__')}.lock"
 
 
 @contextlib.contextmanager
