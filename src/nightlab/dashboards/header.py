@@ -60,7 +60,7 @@ def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
 
 
 def _code_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(label="As code", color="light", description="The lines that rebuild this view")
+    button = pn.widgets.Button(label="As code", description="The lines that rebuild this view")
 
     def show(_: Any) -> None:
         shown = place.visible and "```python" in place.object
@@ -75,13 +75,12 @@ def _save_button(explorer: Explorer) -> pn.widgets.FileDownload:
         callback=explorer.bundle,
         filename=f"nightlab-{explorer.slug}.zip",
         label="Save",
-        color="light",
         embed=False,
     )
 
 
 def _help_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(label="?", color="light", description="Help and keys")
+    button = pn.widgets.Button(label="?", description="Help and keys")
 
     def show(_: Any) -> None:
         rows = "\n".join(f"| `{key}` | {what} |" for key, (_, what) in explorer.keys.items())

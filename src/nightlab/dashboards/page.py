@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 _CSS = """
 :root { --body-font: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 body, fast-design-system-provider { font-family: var(--body-font); }
-#header { box-shadow: none; }
-#header .title { font-weight: 600; letter-spacing: .01em; }
+#header { box-shadow: none; height: 30px; padding: 8px 10px; }
+#header .title { font-weight: 600; font-size: 20px; line-height: 24px; }
+#sidebar-button { font-size: 24px; }
+#content { height: calc(100vh - 46px); }
+#sidebar { height: calc(100vh - 58px); padding: 8px 10px 4px 4px; }
 :focus-visible { outline: 2px solid #2a6f97; outline-offset: 2px; }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """
@@ -67,7 +70,7 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
         main_layout=None,
         sidebar_width=300,
         raw_css=[_CSS],
-        header=[pn.pane.HTML(_navigation(current), margin=(8, 16), stylesheets=[_NAVIGATION_CSS])],
+        header=[pn.pane.HTML(_navigation(current), margin=(4, 16), stylesheets=[_NAVIGATION_CSS])],
         main=list(parts.get("main", ())),
         sidebar=list(parts.get("sidebar", ())),
         collapsed_sidebar=False,
