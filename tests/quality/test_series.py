@@ -74,6 +74,15 @@ def test_detectors_are_summed_up_by_percentiles(counts):
     assert (table["least"][1], table["most"][1]) == (11, 31)
 
 
+def test_a_visit_the_stage_did_not_work_on_is_a_gap():
+    metrics = night([1, 2, 3])
+    metrics["difference.ran"].loc[{"visit": 2}] = False
+    table = series(metrics, "difference.noise_ratio")
+    assert list(table["visit"]) == [1, 2, 3]
+    assert np.isnan(table["value"][1])
+    assert (table["n"][1], table["unknown"][1], table["band"][1]) == (0, 0, "g")
+
+
 def test_ids_stay_exact():
     metrics = night([1, 2]).assign_coords(visit=np.array([2**60 + 1, 2**60 + 2]))
     assert list(series(metrics, "difference.noise_ratio")["place"]) == [str(2**60 + 1), str(2**60 + 2)]

@@ -40,6 +40,7 @@ def series(
     astropy.table.Table
         Columns run, visit (-1 where there is none), place (text: the visit, ``tract 0 patch 3``, or ``run``), detector
         (the one whose value it is; -1 for a mix), band, value, n (places with a value), unknown (places without).
+        A visit that other stages worked on and this one did not is a gap: NaN, with n and unknown both 0.
 
     Raises
     ------
@@ -64,6 +65,7 @@ def series(
         alone = mine[0] if len(mine) == 1 else (good[at] if at >= 0 else -1)
         run, visit, place, band = key[:4]
         rows.append((run, visit, place, _detector(long, alone), band, value, len(good), len(mine) - len(good)))
+    rows = _with_gaps(rows, metrics, name)
     names = ("run", "visit", "place", "detector", "band", "value", "n", "unknown")
     kinds = (str, np.int64, str, np.int64, str, float, int, int)
     return Table(rows=rows, names=names, dtype=kinds) if rows else Table(names=names, dtype=kinds)
@@ -97,6 +99,22 @@ def per_detector(metrics: xr.Dataset, name: str) -> Table:
                 rows.append((run, int(detector), good.size, mine.size - good.size, low, middle, high, *ends))
     kinds = (str, np.int64, int, int, float, float, float, float, float)
     return Table(rows=rows, names=names, dtype=kinds) if rows else Table(names=names, dtype=kinds)
+
+
+def _with_gaps(rows: list[tuple[Any, ...]], metrics: xr.Dataset, name: str) -> list[tuple[Any, ...]]:
+    """Add a row for each visit of a run that this stage did not work on; in the order of runs and visits."""
+    if "visit" not in metrics[name].dims or not rows:
+        return rows
+    bands = metrics["visit_band"].values if "visit_band" in metrics.coords else [""] * metrics.sizes["visit"]
+    there = {(row[0], row[1]) for row in rows}
+    runs = list(dict.fromkeys(row[0] for row in rows))
+    for run in runs:
+        rows += [
+            (run, int(visit), str(int(visit)), -1, str(band), math.nan, 0, 0)
+            for visit, band in zip(metrics["visit"].values, bands, strict=True)
+            if (run, int(visit)) not in there
+        ]
+    return sorted(rows, key=lambda row: (runs.index(row[0]), row[1], row[3]))
 
 
 def _keys(long: Table, *, each: bool) -> list[tuple[Any, ...]]:
