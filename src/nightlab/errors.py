@@ -58,7 +58,7 @@ class MissingData(NightLabError, FileNotFoundError):
 
 
 class DownloadFailed(NightLabError, ConnectionError):
-    """A file could not be fetched from its public address; what arrived is kept, and the next attempt goes on there."""
+    """A file could not be fetched from its public address; the next attempt goes on with what arrived."""
 
 
 class CorruptFile(NightLabError, OSError):

@@ -171,7 +171,7 @@ def _download(file: DataFile, part: Path, report: _Reporter, attempts: int, time
 
 def _receive(file: DataFile, part: Path, report: _Reporter, timeout: float) -> None:
     have = part.stat().st_size if part.is_file() else 0
-    if have == file.size:
+    if part.is_file() and have == file.size:
         return
     if have > file.size:
         part.unlink()

@@ -33,6 +33,7 @@ WEIGHT_HDUS = ("WEIGHT", "IVAR", "INVVAR", "WHT")
 ERROR_HDUS = ("ERR", "ERROR", "SIGMA", "UNCERT", "RMS")
 COMPANIONS = (*MASK_HDUS, *VARIANCE_HDUS, *WEIGHT_HDUS, *ERROR_HDUS, "PSF")
 BANDS = "ugrizy"
+_ENOUGH = 2_000_000  # pixels that tell the noise of an image
 J2000 = 51544.5  # MJD given to images that do not say when they were taken
 UNITS = {"adu": u.adu, "dn": u.adu, "count": u.adu, "counts": u.adu, "adus": u.adu, "dns": u.adu, "e-": u.electron}
 
@@ -294,12 +295,14 @@ def estimate_variance(pixels: Pixels, gain: float) -> NDArray[np.float64]:
     gain
         Electrons per unit of the image; NaN when unknown.
     """
-    step = np.diff(np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float64), axis=1)
+    finite = np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float64)
+    some = finite[:: max(1, finite.size // _ENOUGH)]
+    some = some if np.isfinite(some).any() else finite
+    step = np.diff(some, axis=1)
     step = step[np.isfinite(step)]
     # sources and gradients hardly move the median of differences between neighbours
     sigma = 1.4826 * np.median(np.abs(step - np.median(step))) / np.sqrt(2.0) if step.size else 0.0
-    finite = np.where(np.isfinite(pixels), pixels, np.nan).astype(np.float64)
-    above = np.nan_to_num(np.maximum(finite - np.nanmedian(finite), 0.0))
+    above = np.nan_to_num(np.maximum(finite - np.nanmedian(some), 0.0)) if gain > 0 else 0.0
     values = np.full(pixels.shape, sigma**2) + (above / gain if gain > 0 else 0.0)
     return np.where(values > 0, values, 1.0)
 

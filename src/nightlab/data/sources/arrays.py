@@ -166,7 +166,7 @@ def _yaml_header(path: Path) -> Header:
         """Reads tagged lists and mappings as plain ones."""
 
     Loader.add_multi_constructor(
-        "",
+        "lsst.",
         lambda loader, _, node: (
             loader.construct_mapping(node, deep=True)
             if isinstance(node, yaml.MappingNode)
@@ -175,12 +175,10 @@ def _yaml_header(path: Path) -> Header:
     )
     try:
         told = yaml.load(path.read_text(), Loader=Loader)
-    except (OSError, yaml.YAMLError) as error:
-        raise CorruptFile(
-            f"cannot read a header from {path}: {error}", hint="fetch it again", path=str(path)
-        ) from error
-    # a list of [name, type, value, comment], or a plain mapping
-    rows = [(row[0], row[2]) for row in told] if isinstance(told, list) else list(told.items())
+        # a list of [name, type, value, comment], or a plain mapping
+        rows = [(row[0], row[2]) for row in told] if isinstance(told, list) else list(told.items())
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        raise CorruptFile(f"cannot read a header from {path}: {error}", hint="fetch it again") from error
     header = Header()
     for name, value in rows:
         for one in value if isinstance(value, list) else [value]:

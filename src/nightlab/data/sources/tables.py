@@ -10,6 +10,7 @@ from nightlab.errors import BadInput, CorruptFile
 
 if TYPE_CHECKING:
     import dask.dataframe
+    import pandas
     import pyarrow
     from astropy.table import Table
     from dask.delayed import Delayed
@@ -153,7 +154,18 @@ def _from_arrow(table: pyarrow.Table) -> Table:
 
 
 def parquet_later(place: Place, *, columns: list[str] | None = None) -> dask.dataframe.DataFrame:
-    """Give a `dask.dataframe.DataFrame` that reads the file in its row groups; units stay behind in the file."""
+    """Give a `dask.dataframe.DataFrame` with a partition per row group of the file; units stay behind in the file."""
     import dask.dataframe
+    import pyarrow.parquet
 
-    return dask.dataframe.read_parquet(str(place.file()), columns=columns)
+    path = str(place.file())
+    groups = range(pyarrow.parquet.read_metadata(path).num_row_groups)
+    return dask.dataframe.from_map(_row_group, groups, path=path, wanted=columns)
+
+
+def _row_group(group: int, *, path: str, wanted: list[str] | None) -> pandas.DataFrame:
+    """Read one row group; what pandas says there about an index may contradict the columns, so it is not looked at."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=wanted).to_pandas(ignore_metadata=True)
