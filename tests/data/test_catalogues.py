@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import intake
 import numpy as np
@@ -13,6 +14,7 @@ from nightlab.data import locate
 from nightlab.data.manifests import manifest, manifest_names, read_manifest
 from nightlab.data.sources.catalogue import entries
 from nightlab.data.sources.check import State, data_sets, listed
+from nightlab.data.sources.drivers import DRIVERS
 from nightlab.data.sources.export import export_v2
 from nightlab.errors import BadInput, CorruptFile, MissingData
 
@@ -242,3 +244,10 @@ def test_export_lists_every_entry_and_refuses_wrong_values(tmp_path):
 def test_what_cannot_be_exported_is_said(tmp_path, source, message):
     with pytest.raises(BadInput, match=message):
         export_v2(nl.open_catalog(own_catalogue(tmp_path, **source)))
+
+
+def test_the_docs_name_every_entry_and_driver():
+    told = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    for row in listed(CATALOGUE):
+        assert f"| `{row.name}` | {row.gives} | {', '.join(row.parameters)} | {row.description} |" in told
+    assert {driver.name for driver in DRIVERS} - {"nightlab_simulated"} <= set(re.findall(r"`(nightlab_\w+)`", told))
