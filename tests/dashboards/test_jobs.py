@@ -114,6 +114,7 @@ def test_a_call_that_does_not_listen_is_ended_and_what_it_left_is_tidied(desk, t
     desk.cancel(grace)
     assert job.wait(20)
     assert job.state == "cancelled"
+    assert job.wait_tidied(20)
     assert tidied.is_set()
     assert not alive(process)
     until(lambda: desk.process not in (None, process))

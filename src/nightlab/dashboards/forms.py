@@ -37,9 +37,13 @@ _WORDS = {
     "too_short": "at least {min_length} values, there are {actual_length}",
     "too_long": "at most {max_length} values, there are {actual_length}",
 }
-_ROW_CSS = """
-input, select { height: 30px !important; min-height: 30px; padding: 2px 8px; font-size: 13px; }
+#: Lower and smaller than usual, for columns of many widgets.
+COMPACT = """
+input, select { height: 30px !important; min-height: 30px; padding: 2px 8px !important; font-size: 13px; }
 label { font-size: 13px; }
+"""
+_FOLD_CSS = ".bk-btn { text-align: left !important; font-size: 13px; font-weight: 600; padding: 3px 8px; }"
+_ROW_CSS = """
 :host(.changed) label { font-weight: 600; }
 :host(.changed) input, :host(.changed) select { border-left: 3px solid var(--accent-fill-rest, #1f77b4); }
 :host(.wrong) input, :host(.wrong) select { border-color: #c62828; }
@@ -130,6 +134,23 @@ def changes(config: pydantic.BaseModel) -> dict[str, Any]:
     """Give the values of a configuration that are not defaults, by dotted path."""
     values = {knob.path: (_at(config, knob.path), knob.default) for knob in knobs_of(type(config))}
     return {path: value for path, (value, default) in values.items() if value != default}
+
+
+def fold(title: str, *parts: Any, opened: bool = False) -> pn.Column:
+    """Put parts below a line that opens and closes them."""
+    body = pn.Column(*parts, visible=opened, sizing_mode="stretch_width", margin=(0, 0, 0, 8))
+    line = pn.widgets.Button(color="light", sizing_mode="stretch_width", margin=(4, 8), stylesheets=[_FOLD_CSS])
+
+    def show(*_: Any) -> None:
+        line.label = f"{'▾' if body.visible else '▸'} {title}"
+
+    def turn(_: Any) -> None:
+        body.visible = not body.visible
+
+    line.on_click(turn)
+    body.param.watch(show, "visible")
+    show()
+    return pn.Column(line, body, sizing_mode="stretch_width", margin=0)
 
 
 class ConfigForm(pn.viewable.Viewer):
@@ -275,7 +296,7 @@ class ConfigForm(pn.viewable.Viewer):
         for group, paths in groups.items():
             rows = [self._row(path) for path in paths]
             if group:
-                parts.append(pn.Card(*rows, title=group, collapsed=True, sizing_mode="stretch_width", margin=(5, 0)))
+                parts.append(fold(group, *rows))
             else:
                 parts.extend(rows)
         if not self.widgets:
@@ -322,7 +343,7 @@ def _widget(knob: Knob) -> pn.widgets.Widget:
     title = f"{knob.name} [{knob.unit}]" if knob.unit else knob.name
     common: dict[str, Any] = {
         "label": title,
-        "stylesheets": [_ROW_CSS],
+        "stylesheets": [COMPACT, _ROW_CSS],
         "sizing_mode": "stretch_width",
         "margin": (3, 10),
     }

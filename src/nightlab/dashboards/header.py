@@ -44,6 +44,9 @@ def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
 
     def to_widget(*_: Any) -> None:
         key = library.key_of(getattr(explorer, name))
+        if key and key not in select.options.values():  # made since the page was opened
+            known = {text: value for text, value in select.options.items() if value in library or text == "—"}
+            select.options = {**known, library[key].label: key}
         if key in select.options.values():
             select.value = key
 

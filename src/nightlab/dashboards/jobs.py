@@ -20,7 +20,7 @@ LINES = 5000
 #: How often a page looks for news [ms]: five times a second, however many events there were.
 PERIOD = 200
 #: How long a call that was asked to stop may take to do so before its process is ended [s].
-GRACE = 0.8
+GRACE = 0.5
 _MAIN = "from nightlab.dashboards.errands import main; main()"
 
 State = Literal["running", "stopping", "done", "failed", "cancelled"]
@@ -51,6 +51,7 @@ class Job:
         self._events: list[StageEvent] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._tidied = threading.Event()
         self._begin = time.monotonic()
         self._seconds = 0.0
 
@@ -91,15 +92,21 @@ class Job:
         return kind in ("done", "failed")
 
     def end(self, state: State) -> None:
-        """Close the books; what a killed process has left half-done is cleared away first."""
-        if state == "cancelled" and self._cleanup is not None:
-            try:
-                self._cleanup()
-            except (NightLabError, OSError) as error:
-                self.lines.append(f"could not tidy up: {error}; the next run will")
+        """Close the books; then what a killed process has left half-done is cleared away."""
         self._seconds = time.monotonic() - self._begin
         self.state = state
         self._ended.set()
+        try:
+            if state == "cancelled" and self._cleanup is not None:
+                self._cleanup()
+        except (NightLabError, OSError) as error:
+            self.lines.append(f"could not tidy up: {error}; the next run will")
+        finally:
+            self._tidied.set()
+
+    def wait_tidied(self, seconds: float | None = None) -> bool:
+        """Wait until nothing half-done is left; whether that was in time."""
+        return self._tidied.wait(seconds)
 
 
 class Desk:
@@ -163,6 +170,8 @@ class Desk:
                 raise BadInput("this session is closed", hint="reload the page")
             self.warm()
             assert self._worker is not None
+            if self.job is not None:
+                self.job.wait_tidied(20)
             job = self.job = Job(cleanup)
             # a worker that is gone by now shows when its answer is waited for
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):

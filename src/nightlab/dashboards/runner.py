@@ -289,6 +289,7 @@ class PipelineRunner(Explorer):
             self._say(error)
             return None
         self.said = ""
+        self.job.lines.append(self.command())
         # a new run begins with what the repository has of it
         self.board = read_board(self.target_run(), self.pipeline)
         self._tick_every(PERIOD, self.tick)
@@ -314,11 +315,21 @@ class PipelineRunner(Explorer):
 
     def _ended(self, job: Job) -> None:
         self._tick_every(0, None)
+        self.job = None
+        self.board.stopped()
         if job.state == "failed" and job.error is not None:
             self._say(job.error)
+        if self._views is not None:
+            self._views.ended(job)
+        if pn.state.curdoc is None:
+            self._look_again()
+        else:  # the page is to say first that it has ended
+            pn.state.curdoc.add_next_tick_callback(self._look_again)
+
+    def _look_again(self) -> None:
+        """Read what there is now, without forgetting what was said about it."""
         self.library.refresh()
         self.__dict__.pop("places", None)
-        self.job = None
         messages, seconds = self.board.messages, self.board.seconds
         there = _open(*self._target)
         run = self.library[self.library.key_of(there)] if there is not None else None
@@ -329,7 +340,7 @@ class PipelineRunner(Explorer):
         self.reload()
         self.board.messages, self.board.seconds = messages, seconds
         if self._views is not None:
-            self._views.ended(job)
+            self._views.show_tab()
 
     def _say(self, error: NightLabError) -> None:
         self.said = str(error)

@@ -114,6 +114,11 @@ class Board:
             if event.seconds:
                 self.seconds[event.stage, key] = event.seconds
 
+    def stopped(self) -> None:
+        """Nothing is at work any more."""
+        for cells in self.cells.values():
+            cells.update({key: Status.MISSING for key, status in cells.items() if status is Status.RUNNING})
+
     def counts(self, stage: str) -> Counter[Status]:
         """Count the quanta of a stage by state."""
         counts = Counter(self.cells.get(stage, {}).values())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 
+from nightlab.dashboards.forms import COMPACT
 from nightlab.dashboards.jobs import LINES, Job
 from nightlab.dashboards.overview import products
 from nightlab.dashboards.overview.board import COLOURS, PIPELINES, SIGNS, Status, data_id_of, stages_of
@@ -84,26 +85,21 @@ class Views:
     def rail(self) -> pn.Column:
         """Give the choices of a run and the list of stages."""
         runner = self.runner
-        place = pn.widgets.Select(label="data", options=list(runner.places), value=runner.place or None,
-                                  sizing_mode="stretch_width")  # fmt: skip
+        look: dict[str, Any] = {"sizing_mode": "stretch_width", "stylesheets": [COMPACT], "margin": (3, 10)}
+        place = pn.widgets.Select(label="data", options=list(runner.places), value=runner.place or None, **look)
         groups = {name: [name, *(f"{name}#{stage}" for stage in stages_of(name))] for name in PIPELINES}
-        pipeline = pn.widgets.Select(label="pipeline", groups=groups, value=runner.pipeline,
-                                     sizing_mode="stretch_width")  # fmt: skip
-        output = pn.widgets.TextInput(label="output run", value=runner.output, sizing_mode="stretch_width")
-        query = pn.widgets.TextInput(label="which data", value=runner.which, sizing_mode="stretch_width",
-                                     placeholder="all; or visit IN (1, 2) AND detector < 4")  # fmt: skip
-        processes = pn.widgets.IntInput(label="processes", value=runner.processes, start=1, end=64,
-                                        sizing_mode="stretch_width")  # fmt: skip
+        pipeline = pn.widgets.Select(label="pipeline", groups=groups, value=runner.pipeline, **look)
+        output = pn.widgets.TextInput(label="output run", value=runner.output, **look)
+        query = pn.widgets.TextInput(
+            label="which data", value=runner.which, placeholder="all; or visit IN (1, 2) AND detector < 4", **look
+        )
+        processes = pn.widgets.IntInput(label="processes", value=runner.processes, start=1, end=64, **look)
         for name, widget in {"place": place, "pipeline": pipeline, "output": output, "which": query,
                              "processes": processes}.items():  # fmt: skip
             _bind(runner, name, widget)
         runner.param.watch(lambda event: place.param.update(options=list(runner.places)), "run")
-        more = pn.Card(
-            query, processes, title="more", collapsed=True, sizing_mode="stretch_width", margin=(5, 10),
-            header_css_classes=["nl-more"], styles={"box-shadow": "none"}, title_css_classes=[],
-        )  # fmt: skip
         return pn.Column(
-            place, pipeline, output, more,
+            place, pipeline, output, query, processes,
             pn.Row(self.run_button, self.cancel_button, sizing_mode="stretch_width"),
             self.bar, self.status, self._stages,
             sizing_mode="stretch_width",
@@ -111,11 +107,10 @@ class Views:
 
     def main(self) -> pn.Column:
         """Give graph, grid, form and tabs."""
-        middle = pn.Row(
-            pn.Column(self.grid_place, sizing_mode="stretch_width"), self.form_place, sizing_mode="stretch_width"
-        )
         graph = pn.pane.Bokeh(self.graph.figure, sizing_mode="stretch_width", margin=(0, 0, 4, 0))
-        return pn.Column(self.notice, graph, self.about, middle, self.tabs, sizing_mode="stretch_width")
+        middle = pn.Column(self.about, self.grid_place, self.tabs, sizing_mode="stretch_width")
+        below = pn.Row(middle, self.form_place, sizing_mode="stretch_width")
+        return pn.Column(self.notice, graph, below, sizing_mode="stretch_width")
 
     # news
 
@@ -239,7 +234,7 @@ class Views:
             return
         reset = pn.widgets.Button(label="all defaults", color="light", margin=(0, 5))
         reset.on_click(lambda event: form.reset())
-        body = pn.Column(form, max_height=430, scroll="y-auto", sizing_mode="stretch_width")
+        body = pn.Column(form, max_height=640, scroll="y-auto", sizing_mode="stretch_width")
         self.form_place.objects = [pn.Row(title, reset, sizing_mode="stretch_width"), body]
 
     def show_tab(self) -> None:
@@ -265,7 +260,8 @@ class Views:
             own = products.log_of(runner.run, runner.cell)
         text = html.escape("\n".join([*lines[-SHOWN:], *own]))
         if not (text or failed):
-            pane.empty(EmptyState(Reason.NOT_RUN, "Nothing was logged here.", "Runs from this page keep their log."))
+            what = "No log was kept of the run as a whole." if runner.cell is None else "This quantum has left no log."
+            pane.empty(EmptyState(Reason.NO_DATA_SELECTED, what, "Click a cell of the grid to read its own."))
             return
         more = f"<p>the last {SHOWN} of {len(lines)} lines; the page keeps {LINES}, the file all</p>"
         more = more if len(lines) > SHOWN else ""
