@@ -88,6 +88,7 @@ def test_comparison_pairs_places_and_weighs_the_difference(runs):
     assert 0 < row["error"] < 0.01
     assert row["significance"] == pytest.approx(row["difference"] / row["error"])
     assert row["change"] == "worse"
+    assert (row["verdict_a"], row["verdict_b"]) == ("pass", "fail")
     assert table["single_frame.n_sources"]["significance"] == 0.0
     assert table["single_frame.n_sources"]["change"] == "same"
     # one value each says nothing about its error

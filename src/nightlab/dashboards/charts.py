@@ -119,6 +119,8 @@ def trend(
     **options
         Passed on to the figure.
     """
+    if x == "run":  # there are no gaps between runs
+        table = table[(np.asarray(table["n"]) + np.asarray(table["unknown"])) > 0]
     where, ticks, title = positions(table, x, times or {})
     values = np.asarray(table["value"], float)
     spec = (house_specs() if specs is None else specs).get(name)
@@ -136,7 +138,7 @@ def trend(
     draw_targets(drawn, spec, attrs, level, low, high)
     if ticks:
         draw_ticks(drawn, ticks)
-    points = _points(drawn, table, where, attrs, unit, low, high, on_point)
+    points = _points(drawn, table, where, attrs, unit, low, high, on_point, apart=title != "run")
     if mark_jumps:
         _jumps(drawn, table, where, unit, high)
     tooltips = [("", "@place @detector"), ("", "@text"), ("", "@verdict"), ("run", "@run")]
@@ -159,7 +161,8 @@ def positions(table: Table, x: str, times: Times) -> tuple[np.ndarray, dict[floa
     if x == "run" or (len(visits) > 0 and (visits < 0).all() and set(table["place"]) == {"run"}):
         labels = list(dict.fromkeys(str(run) for run in table["run"]))
         place = np.array([labels.index(str(run)) for run in table["run"]], float)
-        return place + _spread(place), {float(i): label or "run" for i, label in enumerate(labels)}, "run"
+        words = {float(i): label.replace(" · ", "\n") or "run" for i, label in enumerate(labels)}
+        return place + _spread(place), words, "run"
     if x == "time" and known:
         return np.array([times[int(visit)][0] for visit in visits]), {}, "MJD (TAI) [day]"
     if x == "night" and known:
@@ -200,9 +203,10 @@ def value_range(values: np.ndarray, spec: Spec | None, attrs: Mapping[str, Any])
         return 0.0, 1.0
     low, high = float(finite.min()), float(finite.max())
     size = (high - low) or abs(high) * 0.1 or 1.0
-    for edge in _edges(spec, attrs):
-        if low - 2.5 * size <= edge <= high + 2.5 * size:
-            low, high = min(low, edge), max(high, edge)
+    near = [edge for edge in _edges(spec, attrs) if low - 2.5 * size <= edge <= high + 2.5 * size]
+    # an interval around a target has a natural scale: it is always seen whole
+    near += interval(attrs) if attrs.get("sense") == "near" else ()
+    low, high = min(low, *near, high), max(high, *near, low)
     size = (high - low) or size
     return low - 0.16 * size, high + 0.12 * size
 
@@ -270,22 +274,25 @@ def _points(
     low: float,
     high: float,
     on_point: Callable[[int], None] | None,
+    apart: bool,
 ) -> list[Any]:
-    """Draw the values by run and band; the first run filled, a second one open."""
+    """Draw the values by band, and by run where these share an axis: the first one filled, another one open."""
     values = np.asarray(table["value"], float)
-    runs = list(dict.fromkeys(str(run) for run in table["run"]))
+    runs = list(dict.fromkeys(str(run) for run in table["run"])) if apart else [""]
     bands = sorted({str(band) for band in table["band"]}, key=lambda band: ("ugrizy".find(band) % 99, band))
     columns = _columns(table, where, values, attrs, unit, low, high)
     renderers, items = [], []
     for number, run in enumerate(runs):
         for band in bands:
-            mine = np.flatnonzero((np.asarray(table["run"]) == run) & (np.asarray(table["band"]) == band))
-            if not mine.size:
+            mine = np.flatnonzero(
+                (np.asarray(table["band"]) == band) & (np.asarray(table["run"]) == run if apart else True)
+            )
+            if not (np.asarray(table["n"])[mine] + np.asarray(table["unknown"])[mine]).any():
                 continue
             mine = mine[np.argsort(where[mine], kind="stable")]
             style = band_style(band)
             filled = style.colour if number == 0 else None
-            if len(set(where[mine])) == mine.size:  # not through several detectors of one visit
+            if apart and len(set(where[mine])) == mine.size:  # not through several detectors of one visit
                 drawn.line(where[mine], values[mine], line_color=style.colour, line_dash=style.dash, line_alpha=0.45)
             source = ColumnDataSource({key: [column[i] for i in mine] for key, column in columns.items()})
             dots = drawn.scatter(

@@ -16,7 +16,7 @@ from nightlab.dashboards.charts import find_jumps, trend
 from nightlab.dashboards.downloads import download
 from nightlab.dashboards.explorer import Explorer
 from nightlab.dashboards.focal_plane import focal_plane, outlines
-from nightlab.dashboards.scorecard import Choices, metric_rows, number, stage_tiles, versus_rows
+from nightlab.dashboards.scorecard import STAGES, Choices, metric_rows, number, stage_tiles, versus_rows
 from nightlab.dashboards.spreads import histogram, over_detectors
 from nightlab.dashboards.states import Nothing, Pane, Reason
 from nightlab.dashboards.style import VERDICTS
@@ -128,7 +128,7 @@ class MetricsExplorer(Explorer):
     def rail(self) -> Viewable:
         """Give the controls."""
         widgets = pn.widgets
-        wide = {"sizing_mode": "stretch_width", "margin": (5, 10)}
+        wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (5, 10)}
         controls = [
             widgets.TextInput.from_param(self.param.search, name="search", placeholder="noise, zero point …", **wide),
             widgets.Select.from_param(self.param.show, name="metrics listed", **wide),
@@ -254,8 +254,9 @@ class MetricsExplorer(Explorer):
         return self._cache[key]
 
     def _summary(self) -> Table:
-        metrics = self._metrics
-        assert metrics is not None
+        """The verdicts of run A."""
+        assert self._metrics is not None
+        metrics = self._metrics.isel(run=0) if "run" in self._metrics.dims else self._metrics
         return self._remember(("summary", self.level), lambda: summarise(metrics, level=self.level))
 
     # judging and listing
@@ -283,7 +284,10 @@ class MetricsExplorer(Explorer):
             kept = {"all": True, "with a target": verdict != "none", "not passed": verdict in ("fail", "unknown")}
             if kept[self.show] and all(word in text for word in words):
                 chosen.append(name)
-        return chosen
+        rooms = list(STAGES)
+        return sorted(
+            chosen, key=lambda name: rooms.index(r) if (r := name.partition(".")[0]) in rooms else len(rooms)
+        )
 
     def _list_metrics(self, *_: Any) -> None:
         if self._metrics is None:
@@ -352,7 +356,8 @@ class MetricsExplorer(Explorer):
                 continue
             if self.metric in metrics and metrics[self.metric].attrs.get("unit", "") == unit:
                 kept = [name for name in (self.metric, f"{room}.ran") if name in metrics]
-                found[run.label if run.label not in found else self.library.key_of(run)] = metrics[kept]
+                label = run.label if run.label not in found else self.library.key_of(run).replace(":runs/", " · ")
+                found[label] = metrics[kept]
         return merge_runs(found)
 
     def _check(self, table: Table) -> None:
@@ -385,9 +390,11 @@ class MetricsExplorer(Explorer):
     def _headline(self) -> str:
         attrs, spec = self._attrs(), house_specs().get(self.metric)
         asked = target_text(attrs).replace("<=", "≤").replace(">=", "≥").replace("+-", "±")
-        text = f"{self._description(self.metric).rstrip('.')}."
+        text = f"{html.escape(self._description(self.metric).rstrip('.'))}."
         if asked:
-            text += f" <b>{self.level} {html.escape(asked)}{' ' + self._unit() if self._unit() else ''}.</b>"
+            text += (
+                f" <b>{self.level} {html.escape(asked)}{' ' + html.escape(self._unit()) if self._unit() else ''}.</b>"
+            )
         text += f" {html.escape(spec.why)}" if spec else " No target."
         only = (
             f" · detector {html.escape(self._names().get(int(self.detector), self.detector))}" if self.detector else ""
@@ -400,10 +407,11 @@ class MetricsExplorer(Explorer):
         table, attrs = per_detector(self._metrics, self.metric), self._attrs()
         detectors = sorted({int(detector) for detector in table["detector"]})
         if len(detectors) < 2:
-            values = tidy(self._metrics, [self.metric])["value"]
-            if len(values) < 2:
+            long = tidy(self._metrics, [self.metric])
+            if len(long) < 2:
                 return pn.Spacer(height=0)
-            drawn = histogram(values, self.metric, self._unit(), attrs=attrs, height=210)
+            runs = {str(run): long["value"][long["run"] == run] for run in dict.fromkeys(long["run"])}
+            drawn = histogram(runs, self.metric, self._unit(), attrs=attrs, height=210)
             return pn.pane.Bokeh(drawn, sizing_mode="stretch_width")
         names = self._names()
         boxes = over_detectors(

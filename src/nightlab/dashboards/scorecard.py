@@ -39,14 +39,20 @@ export function render({ model }) {
   const root = document.createElement("div");
   root.className = "choices";
   let count = 0;
+  const scroller = () => root.querySelector(".scroll") || root;
   const mark = (follow) => root.querySelectorAll("[data-key]").forEach((node) => {
     const on = node.dataset.key === model.chosen;
     node.setAttribute("aria-pressed", on);
     if (!on || !follow || !node.classList.contains("row")) return;
-    const above = node.offsetTop - root.offsetTop - 60, below = above + 90 - root.clientHeight;
-    if (root.scrollTop > above || root.scrollTop < below) root.scrollTop = above - root.clientHeight / 3;
+    const box = scroller(), above = node.offsetTop - box.offsetTop, below = above + 30 - box.clientHeight;
+    if (box.scrollTop > above || box.scrollTop < below) box.scrollTop = above - box.clientHeight / 3;
   });
-  const draw = () => { const top = root.scrollTop; root.innerHTML = model.markup; mark(false); root.scrollTop = top; };
+  const draw = () => {
+    const top = scroller().scrollTop;
+    root.innerHTML = model.markup;
+    mark(false);
+    scroller().scrollTop = top;
+  };
   root.addEventListener("click", (event) => {
     const node = event.target.closest("[data-key]");
     if (node) model.clicked = `${node.dataset.key} ${++count}`;
@@ -61,7 +67,9 @@ export function render({ model }) {
     _stylesheets: ClassVar[list[Any]] = [
         """
 :host { display: block; width: 100%; }
-.choices { font-size: 13px; line-height: 1.3; overflow: auto; height: 100%; box-sizing: border-box; }
+.choices { font-size: 13px; line-height: 1.3; height: 100%; max-height: inherit; box-sizing: border-box;
+  display: flex; flex-direction: column; }
+.scroll { overflow-y: auto; flex: 1 1 auto; min-height: 0; position: relative; scrollbar-gutter: stable; }
 button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: left; cursor: pointer; }
 button:focus-visible { outline: 2px solid #2a6f97; outline-offset: 1px; }
 .tiles { display: flex; gap: 10px; flex-wrap: wrap; }
@@ -80,15 +88,15 @@ button:focus-visible { outline: 2px solid #2a6f97; outline-offset: 1px; }
 .row > :nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis; }
 .row > :nth-child(2) { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.head { position: sticky; top: 0; cursor: default; opacity: 1; font-size: 12px; z-index: 1;
-  backdrop-filter: blur(10px); }
+.head { cursor: default; font-size: 12px; flex: none; padding-right: 20px; }
 .head span { opacity: .75; }
 h4 { margin: 8px 8px 2px; font-size: 12px; letter-spacing: .04em; text-transform: uppercase; opacity: .75;
   font-weight: 600; }
 p { margin: 6px 8px; opacity: .9; }
-.versus .row {
+.versus.row, .versus .row {
   grid-template-columns: 14px minmax(180px, 1.4fr) repeat(4, minmax(60px, .5fr)) 56px 52px minmax(150px, 1.2fr); }
 .row > .last { text-align: left; padding-left: 10px; }
+.turned { font-weight: 600; }
 .badge { font-style: normal; font-size: 12px; padding: 0 6px; border-radius: 8px; margin-left: 4px;
   border: 1px solid color-mix(in srgb, currentColor 35%, transparent); }
 """
@@ -103,7 +111,7 @@ def number(value: float) -> str:
     if size != 0 and not 1e-3 <= size < 1e5:
         mantissa, _, power = f"{value:.1e}".partition("e")
         return f"{mantissa}e{int(power)}"
-    return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if size >= 1000 else f"{value:.4g}" if size >= 100 else f"{value:.3g}"
 
 
 def readable(target: str) -> str:
@@ -159,14 +167,14 @@ def metric_rows(summary: Table, descriptions: Mapping[str, str], missing: Mappin
     if not len(summary):
         return "<p>No metric fits.</p>"
     head = "".join(f"<span>{text}</span>" for text in ("", "metric", "median", "worst", "target", "failed"))
-    parts = [f"<div class='row head'>{head}</div>"]
+    parts = []
     for room, rows in _by_room(summary):
         parts.append(f"<h4>{html.escape(STAGES.get(room, room))}</h4>")
         parts += [_row(row, descriptions.get(str(row["metric"]), "")) for row in rows]
     if missing:
         parts.append("<h4>target, but not measured in this run</h4>")
         parts += [f"<p>{html.escape(name)} {readable(target)}</p>" for name, target in missing.items()]
-    return "".join(parts)
+    return f"<div class='row head'>{head}</div><div class='scroll'>{''.join(parts)}</div>"
 
 
 def _row(row: Any, description: str) -> str:
@@ -185,7 +193,7 @@ def _row(row: Any, description: str) -> str:
 
 
 def versus_rows(table: Table, a: str, b: str, only: tuple[list[int], list[int]]) -> str:
-    """Markup of a comparison, the most significant change first; the key is the metric.
+    """Markup of a comparison: other verdicts first, then by significance; the key is the metric.
 
     Parameters
     ----------
@@ -196,8 +204,9 @@ def versus_rows(table: Table, a: str, b: str, only: tuple[list[int], list[int]])
     only
         Visits of A alone and of B alone.
     """
+    turned = [row["verdict_a"] != row["verdict_b"] for row in table]
     strength = [abs(float(row["significance"])) if math.isfinite(row["significance"]) else -1.0 for row in table]
-    order = sorted(range(len(table)), key=lambda i: -strength[i])
+    order = sorted(range(len(table)), key=lambda i: (not turned[i], -strength[i]))
     count = {change: int((table["change"] == change).sum()) for change in CHANGES}
     told = " · ".join(f"{count[change]} {change}" for change in CHANGES if count[change])
     badges = [f"<i class='badge'>{len(visits)} visit{'s' * (len(visits) > 1)} only in {side}</i>"
@@ -206,10 +215,17 @@ def versus_rows(table: Table, a: str, b: str, only: tuple[list[int], list[int]])
     titles = ("", "metric", "A", "B", "B − A", "error", "sigma", "places", "")
     head = "".join(f"<span>{title}</span>" for title in titles)
     rows = "".join(_versus(table[i]) for i in order)
-    return f"<p>{names}</p><div class='versus'><div class='row head'>{head}</div>{rows}</div>"
+    return f"<p>{names}</p><div class='versus row head'>{head}</div><div class='versus scroll'>{rows}</div>"
 
 
-CHANGES = {"worse": "fail", "better": "pass", "differs": "unknown", "same": "none", "unknown": "none"}
+CHANGES = {
+    "worse": "fail",
+    "better": "pass",
+    "differs": "unknown",
+    "within errors": "none",
+    "same": "none",
+    "unknown": "none",
+}
 
 
 def _versus(row: Any) -> str:
@@ -219,6 +235,8 @@ def _versus(row: Any) -> str:
         f"<i class='badge'>{row[column]} only in {side}</i>" for column, side in (("only_a", "A"), ("only_b", "B"))
         if row[column]
     )  # fmt: skip
+    if row["verdict_a"] != row["verdict_b"]:
+        only = f"<i class='badge turned'>{row['verdict_a']} → {row['verdict_b']}</i>{only}"
     cells = [number(float(row[column])) for column in ("median_a", "median_b", "difference", "error")]
     sigma = float(row["significance"])
     cells += [f"{sigma:+.1f}" if math.isfinite(sigma) and sigma else "0" if sigma == 0.0 else "–", str(row["n_both"])]

@@ -15,6 +15,9 @@ from nightlab.dashboards.style import ACCENT, VERDICTS, figure
 from nightlab.quality import Level
 from nightlab.report import UNJUDGED
 
+#: Colour of a second run.
+SECOND = "#d55e00"
+
 
 def over_detectors(
     table: Table,
@@ -74,7 +77,7 @@ def over_detectors(
                 **columns,
             }
         )
-        colour = ACCENT if number == 0 else "#d55e00"
+        colour = ACCENT if number == 0 else SECOND
         drawn.segment("x", "least", "x", "most", source=source, line_color=colour, line_alpha=0.5)
         drawn.segment("x", "low", "x", "high", source=source, line_color=colour, line_alpha=0.35, line_width=9)
         renderers.append(
@@ -84,57 +87,49 @@ def over_detectors(
         )
     if len(runs) > 1:
         items = [LegendItem(label=run, renderers=[dots]) for run, dots in zip(runs, renderers, strict=True)]
-        drawn.add_layout(
-            Legend(
-                items=items,
-                orientation="horizontal",
-                border_line_color=None,
-                padding=0,
-                margin=4,
-                background_fill_alpha=0.0,
-                label_text_font_size="12px",
-            ),
-            "above",
-        )
+        drawn.add_layout(_legend(items), "above")
     tips = [("detector", "@detector"), ("median", "@text"), ("n", "@n"), ("run", "@run")][: 4 if len(runs) > 1 else 3]
     drawn.add_tools(HoverTool(renderers=renderers, tooltips=tips))
     return drawn
 
 
 def histogram(
-    values: Sequence[float], name: str, unit: str = "", *, attrs: Mapping[str, Any] = UNJUDGED, **options: Any
+    runs: Mapping[str, Sequence[float]],
+    name: str,
+    unit: str = "",
+    *,
+    attrs: Mapping[str, Any] = UNJUDGED,
+    **options: Any,
 ) -> Any:
     """Draw how the values of a metric are spread, and say how many were left out for being NaN.
 
     Parameters
     ----------
-    values
-        (n,) numbers; those that are not finite are counted and left out.
+    runs
+        By run (n,) numbers; those that are not finite are counted and left out. The first run is filled, others are
+        outlines.
     name, unit, attrs
-        As in `trend`.
+        As in `nightlab.dashboards.charts.trend`.
     **options
         Passed on to the figure.
     """
-    numbers = np.asarray(values, float)
-    finite = numbers[np.isfinite(numbers)]
+    numbers = {run: np.asarray(values, float) for run, values in runs.items()}
+    finite = np.concatenate([values[np.isfinite(values)] for values in numbers.values()])
     # the automatic width of bins can ask for millions of them when all values but one agree
-    bins = min(40, max(5, int(math.sqrt(finite.size) * 2)))
-    counts, edges = np.histogram(finite, bins=bins)
-    label = f"{axis_label(name, unit)}; n = {finite.size}"
-    if finite.size < numbers.size:
-        label += f", {numbers.size - finite.size} unknown"
-    drawn = figure(
-        **{
-            "height": 230,
-            "x_axis_label": label,
-            "y_axis_label": "places",
-            "tools": "pan,wheel_zoom,reset,save",
-            **options,
-        }
-    )
-    drawn.quad(
-        left=edges[:-1], right=edges[1:], bottom=0, top=counts, fill_color=ACCENT, fill_alpha=0.55, line_color=ACCENT
-    )
+    edges = np.histogram_bin_edges(finite, bins=min(40, max(5, int(math.sqrt(finite.size) * 2))))
+    lost = sum(values.size for values in numbers.values()) - finite.size
+    label = axis_label(name, unit) + f"; n = {finite.size}" + (f", {lost} unknown" if lost else "")
+    given = {"height": 230, "x_axis_label": label, "y_axis_label": "places", "tools": "pan,wheel_zoom,reset,save"}
+    drawn = figure(**{**given, **options})
+    items = []
+    for number, (run, values) in enumerate(numbers.items()):
+        counts, _ = np.histogram(values[np.isfinite(values)], bins=edges)
+        colour, alpha = (ACCENT, 0.55) if number == 0 else (SECOND, 0.0)
+        bars = drawn.quad(left=edges[:-1], right=edges[1:], bottom=0, top=counts, fill_color=colour, fill_alpha=alpha,
+                          line_color=colour, line_width=1 if number == 0 else 2)  # fmt: skip
+        items.append(LegendItem(label=run, renderers=[bars]))
+    if len(items) > 1:
+        drawn.add_layout(_legend(items), "above")
     for edge in interval(attrs):
         if math.isfinite(edge) and edges[0] <= edge <= edges[-1]:
             drawn.add_layout(Span(location=edge, dimension="height", line_color=VERDICTS["pass"], line_width=1.6))
@@ -142,3 +137,8 @@ def histogram(
     drawn.yaxis.ticker.min_interval = 1
     drawn.yaxis.minor_tick_line_color = None
     return drawn
+
+
+def _legend(items: list[LegendItem]) -> Legend:
+    look = {"border_line_color": None, "padding": 0, "margin": 4, "background_fill_alpha": 0.0}
+    return Legend(items=items, orientation="horizontal", label_text_font_size="12px", **look)

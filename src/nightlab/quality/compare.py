@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nightlab.errors import BadInput
 from nightlab.numeric.statistics import robust_width
 from nightlab.quality.merge import RUN, tidy
-from nightlab.quality.verdicts import bounds
+from nightlab.quality.verdicts import bounds, summarise
 from nightlab.specs import Level, Spec
 
 #: Error of a median over the error of a mean, for a Gaussian.
@@ -40,7 +40,8 @@ def compare_runs(
         Columns metric, unit, median_a, median_b (over all places of the run), n_both, only_a, only_b (places with a
         value), difference (median of B minus A over the places of both), error (of that median, from its scatter;
         NaN below three places), significance (their ratio; 0 when all agree exactly), change: ``better``, ``worse``
-        (beyond 3 sigma, towards or away from the target), ``differs`` (no target), ``same`` or ``unknown``.
+        (beyond 3 sigma, towards or away from the target), ``differs`` (no target), ``within errors``, ``same`` (all
+        agree exactly) or ``unknown``; verdict_a, verdict_b: of the whole run.
 
     Raises
     ------
@@ -52,10 +53,15 @@ def compare_runs(
         if label not in known:
             raise BadInput(f"there is no run {label}", hint=f"there are {', '.join(known) or 'none merged'}")
     names = [str(name) for name in metrics.data_vars if not str(name).endswith(".ran")]
-    rows = [_row(metrics, name, a, b, bounds(metrics, name, level=level, specs=specs)) for name in names]
+    held = [summarise(metrics.sel({RUN: label}), level=level, specs=specs) for label in (a, b)]
+    verdicts = [dict(zip(table["metric"], table["verdict"], strict=True)) for table in held]
+    rows = [
+        (*_row(metrics, name, a, b, bounds(metrics, name, level=level, specs=specs)), *(v[name] for v in verdicts))
+        for name in names
+    ]
     columns = ("metric", "unit", "median_a", "median_b", "n_both", "only_a", "only_b", "difference", "error",
-               "significance", "change")  # fmt: skip
-    kinds = (str, str, float, float, int, int, int, float, float, float, str)
+               "significance", "change", "verdict_a", "verdict_b")  # fmt: skip
+    kinds = (str, str, float, float, int, int, int, float, float, float, str, str, str)
     return Table(rows=rows, names=columns) if rows else Table(names=columns, dtype=kinds)
 
 
@@ -95,7 +101,7 @@ def _change(first: float, second: float, significance: float, attrs: Mapping[str
     if math.isnan(significance):
         return "unknown"
     if abs(significance) < 3.0:
-        return "same"
+        return "within errors" if significance else "same"
     target = float(str(attrs.get("target", "nan")))
     match attrs.get("sense", "none"):
         case "lower":

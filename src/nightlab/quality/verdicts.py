@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -79,8 +80,11 @@ def bounds(
     Raises
     ------
     BadInput
-        When the spec is in another unit than the metric.
+        When there is no such metric, or the spec is in another unit than it.
     """
+    if name not in metrics:
+        near = difflib.get_close_matches(name, [str(known) for known in metrics.data_vars], 3, 0.4)
+        raise BadInput(f"there is no metric {name}", hint=f"close to it are {', '.join(near) or 'none'}", metric=name)
     variable = metrics[name]
     room = metrics.attrs.get("room", "")
     full = name if "." in name or not room else f"{room}.{name}"
