@@ -24,7 +24,7 @@ _FOLD = """
 .card-header { background: transparent; border: none; padding: 4px 2px; min-height: 0; align-items: center; }
 .card-title, .card-title h3 { font-size: 13px; font-weight: 600; margin: 0; }
 """
-_CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff; }"
+_CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff !important; }"
 _WIDTH: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (3, 4)}
 _OUTLINE: dict[str, Any] = {**_WIDTH, "button_type": "primary", "button_style": "outline", "stylesheets": [_CHOSEN]}
 
@@ -206,29 +206,38 @@ def mask_controls(panes: ImagePanes) -> pn.Column:
     opacity = pn.widgets.FloatSlider(name="opacity", start=0, end=1, step=0.05, value=panes.opacity, **_WIDTH)
     rows = pn.Column(sizing_mode="stretch_width", margin=0)
 
-    def fill(*_: Any) -> None:
-        there = panes.mask_planes()
+    words_of: dict[str, pn.pane.HTML] = {}
+
+    def tell(*_: Any) -> None:
         layer = panes.layers.get(panes.active)
         counts = layer.plane_counts if layer is not None else {}
-        total = layer.values.size if layer is not None else 1
-        made: list[Any] = [_plane_row(panes, name, counts.get(name), total) for name in there]
-        rows.objects = made or [pn.pane.HTML("<small>No mask plane is set in these images.</small>", **_WIDTH)]
+        for name, place in words_of.items():
+            count = counts.get(name)
+            share = (
+                "not here" if count is None or layer is None else f"{count:,} · {_percent(count / layer.values.size)}"
+            )
+            place.object = f"<small style='opacity:.8'>{share}</small>"
+
+    def fill(*_: Any) -> None:
+        there = panes.mask_planes()
+        if list(words_of) != there or not rows.objects:
+            words_of.clear()
+            words_of.update({name: pn.pane.HTML("", margin=(5, 2)) for name in there})
+            made: list[Any] = [_plane_row(panes, name, words_of[name]) for name in there]
+            rows.objects = made or [pn.pane.HTML("<small>No mask plane is set in these images.</small>", **_WIDTH)]
+        tell()
 
     on.link(panes, value="masks", bidirectional=True)
     opacity.param.watch(lambda event: setattr(panes, "opacity", event.new), "value_throttled")
     fill()
-    panes.param.watch(fill, ["active", "changed"])
+    panes.param.watch(tell, "active")
+    panes.param.watch(fill, "changed")
     return pn.Column(pn.Row(on, words, margin=0), rows, opacity, sizing_mode="stretch_width", margin=0)
 
 
-def _plane_row(panes: ImagePanes, name: str, count: int | None, total: int) -> pn.Row:
+def _plane_row(panes: ImagePanes, name: str, words: pn.pane.HTML) -> pn.Row:
     colour = pn.widgets.ColorPicker(value=panes.colour_of(name), width=30, height=24, margin=(2, 4))
-    share = "not in this image" if count is None else f"{count:,} · {_percent(count / total)}"
     drawn = pn.widgets.Checkbox(name=name, value=name in panes.drawn_planes(), margin=(4, 2), min_width=60)
-    sentence = next(
-        (p.sentence for layer in panes.layers.values() for p in layer.planes if p.name == name and p.sentence), ""
-    )
-    words = pn.pane.HTML(f"<small style='opacity:.8' title='{html.escape(sentence)}'>{share}</small>", margin=(5, 2))
 
     def switch(event: Any) -> None:
         kept = [plane for plane in panes.drawn_planes() if plane != name]

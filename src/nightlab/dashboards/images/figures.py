@@ -34,8 +34,16 @@ from nightlab.dashboards.style import figure
 
 #: Panes that fit on a page at once.
 SLOTS = 4
-CROSS = "#d97706"
+CROSS, HALO = "#f59e0b", "#111827"
 _SCRIPT = Path(__file__).with_name("panes.js")
+
+
+_TEXT: dict[str, Any] = {
+    "text_color": CROSS,
+    "text_outline_color": HALO,
+    "text_font_size": "12px",
+    "text_align": "center",
+}
 
 
 @dataclass
@@ -100,22 +108,12 @@ class Slot:
         self.lines = ColumnDataSource({"xs": [], "ys": []})
         self.names = ColumnDataSource({"x": [], "y": [], "text": []})
         self.figure.multi_line("xs", "ys", source=self.lines, color=CROSS, alpha=0.55, line_width=1, level="overlay")
-        self.figure.text(
-            "x", "y", "text", source=self.names, text_color=CROSS, text_font_size="12px", x_offset=3, y_offset=-2,
-            level="overlay",
-        )  # fmt: skip
+        self.figure.text("x", "y", "text", source=self.names, x_offset=3, y_offset=-2, level="overlay", **_TEXT)
         self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, tuple[Any, Any]]] = {}
-        self._arrows: list[Any] = []
-        units: dict[str, Any] = {"start_units": "screen", "end_units": "screen"}
-        self._ruler = Arrow(
-            x_start=0, y_start=0, x_end=0, y_end=0, end=None, line_color=CROSS, line_width=2, visible=False, **units
-        )
-        self._length = Label(
-            x=0, y=0, x_units="screen", y_units="screen", text="", text_color=CROSS, text_font_size="12px",
-            text_align="center", visible=False,
-        )  # fmt: skip
-        self.figure.add_layout(self._ruler)
-        self.figure.add_layout(self._length)
+        self._compass = [(_arrow(NormalHead(size=6, line_color=CROSS, fill_color=CROSS)), _label()) for _ in "NE"]
+        self._ruler, self._length = _arrow(None), _label()
+        for item in (*(item for pair in self._compass for item in pair), self._ruler, self._length):
+            self.figure.add_layout(item)
         self.empty = Div(visible=True, sizing_mode="stretch_both", text="")
 
     def frame(self, name: str) -> Frame:
@@ -151,26 +149,11 @@ class Slot:
 
     def compass(self, north: tuple[float, float] | None, east: tuple[float, float] | None) -> None:
         """Draw arrows to north and east, or take them away."""
-        for old in self._arrows:
-            self.figure.center.remove(old)
-        self._arrows = []
-        for direction, name in ((north, "N"), (east, "E")):
-            if direction is None:
-                continue
-            dx, dy = direction
-            head = NormalHead(size=6, line_color=CROSS, fill_color=CROSS)
-            self._arrows += [
-                Arrow(
-                    x_start=46, y_start=46, x_end=46 + 28 * dx, y_end=46 + 28 * dy, end=head, line_color=CROSS,
-                    line_width=1.5, start_units="screen", end_units="screen",
-                ),
-                Label(
-                    x=46 + 38 * dx, y=46 + 38 * dy, x_units="screen", y_units="screen", text=name, text_color=CROSS,
-                    text_font_size="12px", text_align="center", text_baseline="middle",
-                ),
-            ]  # fmt: skip
-        for new in self._arrows:
-            self.figure.add_layout(new)
+        for (arrow, label), direction, name in zip(self._compass, (north, east), "NE", strict=True):
+            dx, dy = direction or (0.0, 0.0)
+            there = direction is not None
+            arrow.update(x_start=46, y_start=46, x_end=46 + 28 * dx, y_end=46 + 28 * dy, visible=there)
+            label.update(x=46 + 38 * dx, y=40 + 38 * dy, text=name, visible=there)
 
     def ruler(self, box: Box, arcsec: float | None) -> None:
         """Draw a bar of a round length on the sky, or in pixels where a pixel has no known size."""
@@ -212,6 +195,17 @@ class Slot:
             }
         elif many.data["image"]:
             many.data = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
+
+
+def _arrow(head: Any) -> Arrow:
+    return Arrow(
+        x_start=0, y_start=0, x_end=0, y_end=0, start_units="screen", end_units="screen", end=head,
+        line_color=CROSS, line_width=2, visible=False,
+    )  # fmt: skip
+
+
+def _label() -> Label:
+    return Label(x=0, y=0, x_units="screen", y_units="screen", text="", visible=False, **_TEXT)
 
 
 class Board:

@@ -100,6 +100,7 @@ class ImagePanes(pn.viewable.Viewer):
         self._boxes: dict[int, Box] = {}
         self._sent: dict[tuple[int, str, str], Any] = {}
         self._limits: dict[str, tuple[Layer, Look, Limits]] = {}
+        self._affines: dict[str, tuple[Layer, Layer, Affine]] = {}
         self._frame = 0
         self._timer: Any = None
         self._told = False
@@ -290,7 +291,10 @@ class ImagePanes(pn.viewable.Viewer):
             return SAME
         assert first.projection is not None  # the sky link would not be in force
         assert layer.projection is not None
-        return sky_link(first.projection, layer.projection, *first.middle)
+        kept = self._affines.get(name)
+        if kept is None or kept[:2] != (first, layer):
+            kept = self._affines[name] = (first, layer, sky_link(first.projection, layer.projection, *first.middle))
+        return kept[2]
 
     # what the browser tells
 
@@ -432,9 +436,8 @@ class ImagePanes(pn.viewable.Viewer):
         shown = self.shown
         maps, boxes = [], []
         for name in [*shown, *[""] * (SLOTS - len(shown))]:
-            (a, b), (c, d) = self.affine(name).matrix
-            e, f = self.affine(name).shift
-            maps += [a, b, c, d, e, f]
+            affine = self.affine(name)
+            maps += [*affine.matrix[0], *affine.matrix[1], *affine.shift]
             layer = self.layers.get(name)
             boxes += [0.0, 1.0, 0.0, 1.0] if layer is None else [
                 float(layer.x0), float(layer.shape[1]), float(layer.y0), float(layer.shape[0])

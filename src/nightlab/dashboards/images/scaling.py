@@ -123,7 +123,7 @@ def find_limits(values: ArrayLike, look: Look) -> Limits:
 
 
 def to_indices(
-    values: NDArray, look: Look, limits: Limits, *, levels: int = HATCH[0], origin: tuple[int, int] = (0, 0)
+    values: NDArray, look: Look, limits: Limits, *, levels: int = HATCH[0] - 1, origin: tuple[int, int] = (0, 0)
 ) -> NDArray[np.uint8]:
     """Turn pixels into indices of a palette.
 
@@ -207,8 +207,8 @@ def cover(
 
 
 def levels_beside(planes: int) -> int:
-    """Count the levels left for brightness when `planes` mask planes are shown."""
-    return HATCH[0] - min(planes, MAX_COLOURS) * (SHADES + 1)
+    """Count the levels left for brightness when `planes` mask planes are shown; odd, so that zero is one of them."""
+    return HATCH[0] - 1 - min(planes, MAX_COLOURS) * (SHADES + 1)
 
 
 @lru_cache(maxsize=64)
@@ -229,7 +229,7 @@ def palette(colours: str, masks: tuple[str, ...] = (), opacity: float = 0.5) -> 
     plain = ramp(colours, levels)
     shades = [plain[round((k + 0.5) * levels / SHADES)] if k < SHADES else HATCH_COLOURS[0] for k in range(SHADES + 1)]
     tinted = [_blend(mask, shade, opacity) for mask in masks for shade in shades]
-    return [*plain, *tinted, *HATCH_COLOURS]
+    return [*plain, *tinted, HATCH_COLOURS[0], *HATCH_COLOURS]  # 253 stands for nothing
 
 
 def ramp(colours: str, count: int) -> list[str]:

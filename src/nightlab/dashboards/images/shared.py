@@ -78,4 +78,7 @@ def layer_of_run(run: Any, dataset: str, **data_id: int | str) -> Layer:
     from nightlab.dashboards.images.layers import as_layer
 
     ref = run.ref(dataset, **data_id)
-    return shared().get(str(ref.id), lambda: as_layer(run.butler.get(ref), key=str(ref.id)))
+    # leaving out the PSF saves most of the time of a first read
+    light = ref.datasetType.storageClass_name in ("VisitImage", "DifferenceImage")
+    part = ref.makeComponentRef("masked_image") if light else ref
+    return shared().get(str(ref.id), lambda: as_layer(run.butler.get(part), key=str(ref.id)))
