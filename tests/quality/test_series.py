@@ -34,6 +34,8 @@ def test_a_value_per_visit(counts, statistic, values, detectors):
     assert list(table["visit"]) == [1, 2, 3]
     assert list(table["value"]) == values
     assert list(table["detector"]) == detectors
+    assert list(table["least"]) == [10, 21, 30]
+    assert list(table["most"]) == [15, 25, 31]
     assert list(table["n"]) == [3, 2, 2]
     assert list(table["unknown"]) == [0, 1, 0]
 

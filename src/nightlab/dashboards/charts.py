@@ -98,7 +98,8 @@ def trend(
 ) -> Any:
     """Draw a series of `nightlab.quality.series`.
 
-    A gap stays a gap: lines break where a visit has no value, and what could not be measured is a cross at the bottom.
+    A thin bar spans the detectors of a visit. A gap stays a gap: lines break where a visit has no value, and what
+    could not be measured is a cross at the bottom.
 
     Parameters
     ----------
@@ -124,7 +125,8 @@ def trend(
     where, ticks, title = positions(table, x, times or {})
     values = np.asarray(table["value"], float)
     spec = (house_specs() if specs is None else specs).get(name)
-    low, high = value_range(values, spec, attrs)
+    ends = np.concatenate([values, *(np.asarray(table[end], float) for end in ("least", "most"))])
+    low, high = value_range(ends, spec, attrs)
     drawn = figure(
         **{
             "height": 280,
@@ -294,6 +296,9 @@ def _points(
             filled = style.colour if number == 0 else None
             if apart and len(set(where[mine])) == mine.size:  # not through several detectors of one visit
                 drawn.line(where[mine], values[mine], line_color=style.colour, line_dash=style.dash, line_alpha=0.45)
+            wide = mine[np.asarray(table["most"])[mine] > np.asarray(table["least"])[mine]]
+            drawn.segment(where[wide], np.asarray(table["least"])[wide], where[wide], np.asarray(table["most"])[wide],
+                          line_color=style.colour, line_alpha=0.5)  # fmt: skip
             source = ColumnDataSource({key: [column[i] for i in mine] for key, column in columns.items()})
             dots = drawn.scatter(
                 "x",

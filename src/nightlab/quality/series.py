@@ -39,7 +39,8 @@ def series(
     -------
     astropy.table.Table
         Columns run, visit (-1 where there is none), place (text: the visit, ``tract 0 patch 3``, or ``run``), detector
-        (the one whose value it is; -1 for a mix), band, value, n (places with a value), unknown (places without).
+        (the one whose value it is; -1 for a mix), band, value, least and most (of
+        its places), n (places with a value), unknown (places without).
         A visit that other stages worked on and this one did not is a gap: NaN, with n and unknown both 0.
 
     Raises
@@ -64,10 +65,12 @@ def series(
         value, at = choose(values[good], held) if good.size else (math.nan, -1)
         alone = mine[0] if len(mine) == 1 else (good[at] if at >= 0 else -1)
         run, visit, place, band = key[:4]
-        rows.append((run, visit, place, _detector(long, alone), band, value, len(good), len(mine) - len(good)))
+        least, most = (values[good].min(), values[good].max()) if good.size else (math.nan, math.nan)
+        known = (value, float(least), float(most), len(good), len(mine) - len(good))
+        rows.append((run, visit, place, _detector(long, alone), band, *known))
     rows = _with_gaps(rows, metrics, name)
-    names = ("run", "visit", "place", "detector", "band", "value", "n", "unknown")
-    kinds = (str, np.int64, str, np.int64, str, float, int, int)
+    names = ("run", "visit", "place", "detector", "band", "value", "least", "most", "n", "unknown")
+    kinds = (str, np.int64, str, np.int64, str, float, float, float, int, int)
     return Table(rows=rows, names=names, dtype=kinds) if rows else Table(names=names, dtype=kinds)
 
 
@@ -110,7 +113,7 @@ def _with_gaps(rows: list[tuple[Any, ...]], metrics: xr.Dataset, name: str) -> l
     runs = list(dict.fromkeys(row[0] for row in rows))
     for run in runs:
         rows += [
-            (run, int(visit), str(int(visit)), -1, str(band), math.nan, 0, 0)
+            (run, int(visit), str(int(visit)), -1, str(band), math.nan, math.nan, math.nan, 0, 0)
             for visit, band in zip(metrics["visit"].values, bands, strict=True)
             if (run, int(visit)) not in there
         ]

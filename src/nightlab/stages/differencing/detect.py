@@ -52,8 +52,8 @@ METRICS = {
     "n_blank": Metric(
         "Unflagged DIASources on unmasked pixels, over 6 pixels from any 5 sigma source of either image"
     ),
-    "n_blank_expected": Metric("How many of these white Gaussian noise would make"),
-    "blank_ratio": Metric("The former over the latter, or over 1 where fewer are expected"),
+    "n_blank_expected": Metric("Blank-sky DIASources that white Gaussian noise would make"),
+    "blank_ratio": Metric("Blank-sky DIASources over the expected number, or over 1 where fewer are expected"),
     "score_noise": Metric("Robust standard deviation of the significance image"),
     "streak_fraction": Metric("Fraction of pixels in trails"),
 }

@@ -60,7 +60,7 @@ METRICS = {
     "noise_std_ratio": Metric("Plain rms over the expected one, away from sources, 5 sigma clipped"),
     "noise_correlation": Metric("Largest correlation at lags of 1 to 5 pixels"),
     "star_residual_ratio": Metric("Mean |difference| over mean |science| on kernel stars"),
-    "star_residual_scatter": Metric("Scatter of that ratio among the stars"),
+    "star_residual_scatter": Metric("Scatter among kernel stars of |difference| over |science|"),
 }
 
 

@@ -5,7 +5,7 @@ from nightlab.report import Metric
 METRICS: dict[str, Metric] = {
     "n_sources": Metric("sources measured"),
     "psf_sigma": Metric("Gaussian sigma of the PSF in the middle of the detector", "pixel"),
-    "psf_fwhm": Metric("full width at half maximum of that Gaussian", "arcsec"),
+    "psf_fwhm": Metric("full width at half maximum of the PSF, as a Gaussian", "arcsec"),
     "n_psf_stars": Metric("stars behind the PSF; 0 when the instrument supplied it"),
     "psf_size_residual": Metric("median (star - model) / model of Ixx + Iyy of the PSF stars"),
     "sky_level": Metric("median of the background model [instrumental unit]"),
@@ -20,7 +20,7 @@ METRICS: dict[str, Metric] = {
     "n_astrometric_matches": Metric("sources matched to the reference"),
     "n_photometric_stars": Metric("stars behind the zero point"),
     "aperture_correction": Metric("calibration aperture over PSF flux of stars in the middle of the detector"),
-    "aperture_correction_scatter": Metric("robust scatter of that ratio about its fit"),
+    "aperture_correction_scatter": Metric("robust scatter of the aperture correction of stars about its fit"),
     "m5": Metric("magnitude of a point source at five sigma of the sky noise", "mag"),
     "n_cosmic_rays": Metric("cosmic rays masked"),
     "saturated_fraction": Metric("part of the pixels that is saturated"),
