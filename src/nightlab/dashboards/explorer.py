@@ -61,7 +61,9 @@ class Explorer(pn.viewable.Viewer):
     def __init__(self, library: Library | None = None, **state: Any) -> None:
         setup()
         run = state.get("run")
-        self.library = library or (Library.around(run) if run is not None else Library())
+        if library is None:  # one without runs is a library, too
+            library = Library.around(run) if run is not None else Library()
+        self.library = library
         self.refused: list[str] = []
         super().__init__(**state)
 
