@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 
 import panel as pn
@@ -21,4 +22,6 @@ def setup(theme: str = "default") -> None:
     """
     # the design of the pages asks a server elsewhere for a font
     Fast._resources.pop("font", None)
-    pn.extension("tabulator", inline=True, theme=theme, notifications=True)
+    # what pops up in a page would have to be fetched from elsewhere by a notebook
+    in_notebook = hasattr(builtins, "__IPYTHON__")
+    pn.extension("tabulator", inline=True, theme=theme, notifications=not in_notebook)

@@ -107,6 +107,8 @@ def demo_run(
     StageFailed
         When a quantum failed.
     """
+    # the run remembers the place of its database: one place, one spelling
+    folder = Path(folder).resolve()
     repository, survey = Path(folder, data), None
     if data == "simulated":
         if size not in PRESETS:

@@ -133,18 +133,18 @@ class SurveyConfig(Config):
 
 PRESETS: dict[str, SurveyConfig] = {
     "tiny": SurveyConfig(
-        width=384,
-        height=384,
+        width=448,
+        height=448,
         gap=0,
         amp_columns=2,
         n_template=2,
-        n_science=6,
+        n_science=5,
         cadence=6.0,
         visits_per_night=1,
         dither=4.0,
-        star_density=120.0,
+        star_density=60.0,
         star_bright=16.5,
-        galaxy_density=50.0,
+        galaxy_density=30.0,
         n_transients=18,
         n_variables=6,
         n_movers=4,
