@@ -14,9 +14,10 @@ from astropy.table import Table
 from nightlab.dashboards.explorer import Explorer
 from nightlab.dashboards.images import ImagePanes, Layer, Marks, as_layer, signal_to_noise
 from nightlab.dashboards.images.marks import COLOURS
+from nightlab.dashboards.images.scaling import Look, changed, changes, look_for
 from nightlab.dashboards.images.shared import layer_of_run, shared
 from nightlab.dashboards.states import EmptyState, Nothing, Reason
-from nightlab.errors import CorruptFile, MissingData
+from nightlab.errors import BadInput, CorruptFile, MissingData
 
 #: Layers of a visit by name: dataset type and kind. Signal to noise is made of the difference.
 LAYERS = {
@@ -33,7 +34,6 @@ CATALOGUES = {
 SIGN = "The difference is science minus template: what has brightened is positive, red."
 #: State that lives in the panes.
 _OF_PANES = ("panes", "view", "link", "masks", "planes", "blink", "rate", "grid")
-_STRETCH = ("stretch", "limits")
 
 
 class ImageViewer(Explorer):
@@ -47,10 +47,10 @@ class ImageViewer(Explorer):
     title = "Images"
     summary = "Science, template and difference of every visit: linked, blinked, measured, with masks and catalogues."
     remembered = (
-        "visit", "detector", "panes", "view", "stretch", "limits", "masks", "planes", "link", "blink", "rate", "grid",
+        "visit", "detector", "panes", "view", "looks", "masks", "planes", "link", "blink", "rate", "grid",
         "catalogues",
     )  # fmt: skip
-    in_url = ("visit", "detector", "panes", "view", "stretch", "limits", "masks", "link", "catalogues")
+    in_url = ("visit", "detector", "panes", "view", "looks", "masks", "link", "catalogues")
     keys: ClassVar[dict[str, tuple[str, str]]] = {
         "b": ("toggle_blink", "start or stop blinking"),
         "[": ("previous", "previous layer, or previous pane for the controls"),
@@ -65,8 +65,7 @@ class ImageViewer(Explorer):
     detector = param.Integer(default=None, allow_None=True, doc="Detector that is shown.")
     panes = param.List(default=[], item_type=str, doc="Names of the layers shown, at most four.")
     view = param.Parameter(default=None, doc="Centre and width (x, y, width) of the view in pixels; None: all.")
-    stretch = param.String(default="", doc="Stretch of the active layer; empty: what suits its kind.")
-    limits = param.Parameter(default=None, doc="Lower and upper limit of the active layer, when set by hand.")
+    looks = param.Dict(default={}, doc="Stretch, limits, colours of layers, where they are not the usual ones.")
     masks = param.Boolean(default=False, doc="Whether mask planes are drawn.")
     planes = param.List(default=[], item_type=str, doc="Mask planes drawn; empty: all that are set.")
     link: Any = param.Selector(
@@ -82,12 +81,12 @@ class ImageViewer(Explorer):
         super().__init__(library, **state)
         self.board = ImagePanes(**{name: getattr(self, name) for name in _OF_PANES})
         self._visits: Table | None = None
-        self._busy = False
+        self._busy, self._asked = False, False
         for name in _OF_PANES:
             self.board.param.watch(self._from_board, name)
             self.param.watch(self._to_board, name)
-        self.board.param.watch(self._looked, ["looks", "active"])
-        self.param.watch(self._look, list(_STRETCH))
+        self.board.param.watch(self._looked, "looks")
+        self.param.watch(lambda *_: self._look(), "looks")
         self.param.watch(lambda *_: self._new_run(), ["run", "other"])
         self.param.watch(lambda *_: self.load(), ["visit", "detector"])
         self.param.watch(lambda *_: self._mark(), "catalogues")
@@ -107,6 +106,21 @@ class ImageViewer(Explorer):
         """
         return cls(images=images, **state)
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; an image that the run does not have is told of, and not replaced by another."""
+        refused: list[str] = []
+        looks = state.get("looks")
+        try:
+            for look in looks.values() if isinstance(looks, Mapping) else ():
+                changed(Look(), look)
+        except BadInput as error:
+            refused, state = [str(error)], {name: value for name, value in state.items() if name != "looks"}
+        self._asked = True
+        with param.parameterized.batch_call_watchers(self):
+            super().restore(state)
+        self._asked = False
+        self.refused += refused
+
     # content
 
     def visits(self) -> Table:
@@ -117,10 +131,7 @@ class ImageViewer(Explorer):
 
     def load(self) -> None:
         """Show the images of the chosen visit and detector."""
-        layers = self._from_images() if self.images else self._from_run()
-        self.board.load(layers)
-        if self.panes != self.board.panes:
-            self.panes = list(self.board.panes)
+        self.board.load(self._from_images() if self.images else self._from_run())
         self._look()
         self._mark()
 
@@ -189,7 +200,8 @@ class ImageViewer(Explorer):
         self._visits = None
         visits = self.visits()
         pairs = {(int(row["visit"]), int(row["detector"])) for row in visits}
-        if self.run is not None and pairs and (self.visit, self.detector) not in pairs:
+        asked = self._asked and self.visit is not None
+        if self.run is not None and pairs and not asked and (self.visit, self.detector) not in pairs:
             ready = {(ref.dataId["visit"], ref.dataId["detector"]) for ref in self.run.refs("difference_image")}
             visit, detector = min(ready & pairs or pairs)
             self.param.update(visit=visit, detector=detector)  # loads
@@ -207,24 +219,24 @@ class ImageViewer(Explorer):
         if getattr(self.board, event.name) != value:
             setattr(self.board, event.name, value)
 
-    def _look(self, *_: Any) -> None:
+    def _look(self) -> None:
         if self._busy:
             return
-        change: dict[str, Any] = {"stretch": self.stretch} if self.stretch else {}
-        if self.limits:
-            change |= {"rule": "manual", "low": float(self.limits[0]), "high": float(self.limits[1])}
-        if change and self.board.active:
-            self._busy = True
-            self.board.set_look(**change)
+        usual = {name: look_for(layer.kind) for name, layer in self.board.layers.items()}
+        self._busy = True
+        try:
+            wanted = {name: changed(look, self.looks.get(name, {})) for name, look in usual.items()}
+            self.board.looks = {**self.board.looks, **wanted}
+        finally:
             self._busy = False
 
     def _looked(self, *_: Any) -> None:
-        if self._busy or self.board.active not in self.board.layers:
+        if self._busy:
             return
-        look = self.board.look()
         self._busy = True
-        by_hand = (look.low, look.high) if look.rule == "manual" else None
-        self.param.update(stretch=look.stretch, limits=by_hand)
+        odd = {name: changes(look_for(layer.kind), self.board.look(name)) for name, layer in self.board.layers.items()}
+        hidden = {name: look for name, look in self.looks.items() if name not in odd}
+        self.looks = {**hidden, **{name: look for name, look in odd.items() if look}}
         self._busy = False
 
     # keys
@@ -278,8 +290,8 @@ class ImageViewer(Explorer):
         return self.board.picture()
 
     def _chooser(self) -> pn.viewable.Viewable:
-        visit = pn.widgets.Select(name="visit", sizing_mode="stretch_width", margin=(3, 4))
-        detector = pn.widgets.Select(name="detector", width=96, margin=(3, 4))
+        visit = pn.widgets.Select(label="visit", sizing_mode="stretch_width", margin=(3, 4))
+        detector = pn.widgets.Select(label="detector", width=96, margin=(3, 4))
         busy = [False]
 
         def fill(*_: Any) -> None:

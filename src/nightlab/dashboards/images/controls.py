@@ -26,7 +26,7 @@ _FOLD = """
 """
 _CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff !important; }"
 _WIDTH: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (3, 4)}
-_OUTLINE: dict[str, Any] = {**_WIDTH, "button_type": "primary", "button_style": "outline", "stylesheets": [_CHOSEN]}
+_OUTLINE: dict[str, Any] = {**_WIDTH, "color": "primary", "variant": "outline", "stylesheets": [_CHOSEN]}
 
 
 def controls(panes: ImagePanes) -> pn.Column:
@@ -62,22 +62,22 @@ def readout_view(panes: ImagePanes) -> pn.Column:
 def pane_controls(panes: ImagePanes) -> pn.Column:
     """Choose the layers shown, how they are linked, and blinking."""
     names = pn.widgets.CheckButtonGroup(options=panes.names, value=list(panes.panes), **_OUTLINE)
-    linked = pn.widgets.Button(name="", **_WIDTH)
+    linked = pn.widgets.Button(label="", **_WIDTH)
     why = pn.pane.HTML("", **_WIDTH)
-    blink = pn.widgets.Toggle(name="Blink", value=panes.blink, **_WIDTH)
+    blink = pn.widgets.Toggle(label="Blink", value=panes.blink, **_WIDTH)
     rate = pn.widgets.Select(
         options={"½ per s": 0.5, "1 per s": 1.0, "2 per s": 2.0, "4 per s": 4.0}, value=panes.rate, **_WIDTH
     )
-    every = pn.widgets.Button(name="All of it", **_WIDTH)
-    grid = pn.widgets.Toggle(name="Sky grid", value=panes.grid, **_WIDTH)
+    every = pn.widgets.Button(label="All of it", **_WIDTH)
+    grid = pn.widgets.Toggle(label="Sky grid", value=panes.grid, **_WIDTH)
     words = {"pixels": "Linked by pixels", "sky": "Linked by sky", "off": "Not linked"}
 
     def state(*_: Any) -> None:
         names.param.update(options=panes.names, value=[name for name in panes.names if name in panes.panes])
         linked.param.update(
-            name=words[panes.linking],
-            button_type="default" if panes.linking == "off" else "primary",
-            button_style="outline",
+            label=words[panes.linking],
+            color="default" if panes.linking == "off" else "primary",
+            variant="outline",
         )
         note = panes.link_state().why
         why.param.update(object=f"<small>{html.escape(note)}</small>" if note else "", visible=bool(note))
@@ -105,15 +105,15 @@ def pane_controls(panes: ImagePanes) -> pn.Column:
 def stretch_controls(panes: ImagePanes) -> pn.Column:
     """Choose stretch, limits and colours of the active layer."""
     title = pn.pane.HTML("", **_WIDTH)
-    together = pn.widgets.Checkbox(name="apply to all layers", value=panes.together, **_WIDTH)
+    together = pn.widgets.Checkbox(label="apply to all layers", value=panes.together, **_WIDTH)
     stretch = pn.widgets.RadioButtonGroup(options=list(STRETCHES), **_OUTLINE)
-    softening = pn.widgets.FloatSlider(name="softening", start=0.01, end=1.0, step=0.01, **_WIDTH)
+    softening = pn.widgets.FloatSlider(label="softening", start=0.01, end=1.0, step=0.01, **_WIDTH)
     rule = pn.widgets.RadioButtonGroup(options=list(RULES), **_OUTLINE)
-    percent = pn.widgets.FloatSlider(name="percent within", start=80, end=100, step=0.1, **_WIDTH)
-    sigmas = pn.widgets.FloatSlider(name="± MAD sigma", start=1, end=30, step=0.5, **_WIDTH)
-    low = pn.widgets.FloatInput(name="low", **_WIDTH)
-    high = pn.widgets.FloatInput(name="high", **_WIDTH)
-    colours = pn.widgets.Select(name="colours", options=list(COLOUR_MAPS), **_WIDTH)
+    percent = pn.widgets.FloatSlider(label="percent within", start=80, end=100, step=0.1, **_WIDTH)
+    sigmas = pn.widgets.FloatSlider(label="± MAD sigma", start=1, end=30, step=0.5, **_WIDTH)
+    low = pn.widgets.FloatInput(label="low", **_WIDTH)
+    high = pn.widgets.FloatInput(label="high", **_WIDTH)
+    colours = pn.widgets.Select(label="colours", options=list(COLOUR_MAPS), **_WIDTH)
     busy = [False]
 
     def follow(*_: Any) -> None:
@@ -203,7 +203,7 @@ def mask_controls(panes: ImagePanes) -> pn.Column:
     """List the mask planes that are set, with colour, count and fraction."""
     on = pn.widgets.Switch(value=panes.masks, margin=(8, 4))
     words = pn.pane.HTML("draw masks", margin=(3, 4))
-    opacity = pn.widgets.FloatSlider(name="opacity", start=0, end=1, step=0.05, value=panes.opacity, **_WIDTH)
+    opacity = pn.widgets.FloatSlider(label="opacity", start=0, end=1, step=0.05, value=panes.opacity, **_WIDTH)
     rows = pn.Column(sizing_mode="stretch_width", margin=0)
 
     words_of: dict[str, pn.pane.HTML] = {}
@@ -237,7 +237,7 @@ def mask_controls(panes: ImagePanes) -> pn.Column:
 
 def _plane_row(panes: ImagePanes, name: str, words: pn.pane.HTML) -> pn.Row:
     colour = pn.widgets.ColorPicker(value=panes.colour_of(name), width=30, height=24, margin=(2, 4))
-    drawn = pn.widgets.Checkbox(name=name, value=name in panes.drawn_planes(), margin=(4, 2), min_width=60)
+    drawn = pn.widgets.Checkbox(label=name, value=name in panes.drawn_planes(), margin=(4, 2), min_width=60)
 
     def switch(event: Any) -> None:
         kept = [plane for plane in panes.drawn_planes() if plane != name]

@@ -105,6 +105,9 @@ class ImagePanes(pn.viewable.Viewer):
         self._timer: Any = None
         self._told = False
         self._usual: list[str] = []
+        if self.view:
+            self.view = tuple(self.view)
+            self._aim(self.view)
         self._listen()
         if layers:
             self.load(layers)
@@ -390,9 +393,15 @@ class ImagePanes(pn.viewable.Viewer):
             slot.figure.on_event(SelectionGeometry, self._boxer(slot.number))
             slot.figure.on_event(Tap, self._tapper(slot.number))
         self.param.watch(lambda *_: self._draw(), ["looks", "masks", "planes", "opacity"])
-        self.param.watch(lambda *_: self._arrange(), ["panes", "link", "grid"])
+        self.param.watch(self._chosen, "panes")
+        self.param.watch(lambda *_: self._arrange(), ["link", "grid"])
         self.param.watch(self._retime, ["blink", "rate"])
         self.param.watch(lambda event: None if self._told else self._aim(event.new), "view")
+
+    def _chosen(self, *_: Any) -> None:
+        if self.active not in self.panes and self.panes:
+            self.active = self.panes[0]
+        self._arrange()
 
     def _boxer(self, slot: int) -> Any:
         def boxed(event: SelectionGeometry) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nightlab.errors import BadInput
 from nightlab.numeric.statistics import robust_width
 
 type Stretch = Literal["linear", "sqrt", "log", "asinh"]
@@ -89,6 +91,33 @@ def look_for(kind: str) -> Look:
     if kind == "snr":
         return Look(stretch="linear", rule="manual", low=-10.0, high=10.0, colours="RdBu_r", symmetric=True)
     return Look(stretch="linear", rule="sigma", sigmas=3.0, colours="RdBu_r", symmetric=True)
+
+
+def changes(usual: Look, look: Look) -> dict[str, Any]:
+    """Tell in plain values what is different in a look."""
+    return {name: value for name, value in asdict(look).items() if value != getattr(usual, name)}
+
+
+def changed(usual: Look, different: Mapping[str, Any]) -> Look:
+    """Make a look of what is different in it.
+
+    Raises
+    ------
+    BadInput
+        When that is nothing a look has, or not of its kind.
+    """
+    choices = {"stretch": STRETCHES, "rule": RULES, "colours": COLOUR_MAPS}
+    if not isinstance(different, Mapping):
+        raise BadInput(f"{different!r} is no look", hint=f"it has {', '.join(asdict(usual))}")
+    for name, value in different.items():
+        known = getattr(usual, name, None)
+        fits = value in choices[name] if name in choices else isinstance(value, bool) == isinstance(known, bool)
+        number = name in choices or (isinstance(value, bool | int | float) and np.isfinite(value))
+        if known is None or not fits or not number:
+            raise BadInput(
+                f"{name} = {value!r} is no look", hint=f"{name} is one of {choices.get(name, 'the numbers')}"
+            )
+    return replace(usual, **different)
 
 
 def find_limits(values: ArrayLike, look: Look) -> Limits:
@@ -238,11 +267,6 @@ def ramp(colours: str, count: int) -> list[str]:
     places = np.linspace(0, len(table) - 1, count)
     rgb = np.stack([np.interp(places, np.arange(len(table)), table[:, k]) for k in range(3)], axis=1)
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.rint(rgb).astype(int)]
-
-
-def with_limits(look: Look, low: float, high: float) -> Look:
-    """Fix the limits by hand."""
-    return replace(look, rule="manual", low=float(low), high=float(high))
 
 
 def _by_rule(good: NDArray[np.float64], look: Look) -> tuple[float, float]:
