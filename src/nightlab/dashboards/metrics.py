@@ -6,7 +6,6 @@ import html
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import numpy as np
 import panel as pn
@@ -16,10 +15,9 @@ from nightlab.dashboards.charts import find_jumps, trend
 from nightlab.dashboards.downloads import download
 from nightlab.dashboards.explorer import Explorer
 from nightlab.dashboards.focal_plane import focal_plane, outlines
-from nightlab.dashboards.scorecard import STAGES, Choices, metric_rows, number, stage_tiles, versus_rows
+from nightlab.dashboards.scorecard import STAGES, Choices, metric_rows, point_row, stage_tiles, versus_rows
 from nightlab.dashboards.spreads import histogram, over_detectors
 from nightlab.dashboards.states import Nothing, Pane, Reason
-from nightlab.dashboards.style import VERDICTS
 from nightlab.errors import BadInput, MissingData
 from nightlab.quality import (
     LEVELS,
@@ -450,19 +448,8 @@ class MetricsExplorer(Explorer):
 
     def _point_row(self, row: Any) -> str:
         run = next((run for run in (self.run, self.other) if run and self._label(run) == row["run"]), self.run)
-        value, verdict = float(row["value"]), judge(float(row["value"]), self._attrs())
-        query = f"run={quote(self.library.key_of(run))}&visit={row['visit']}&detector={row['detector']}"
-        order = ["dia", "images"] if self.metric.partition(".")[0] in ("association", "forced") else ["images", "dia"]
-        words = {"images": "images", "dia": "DIA sources"}
-        links = " · ".join(f"<a href='./{slug}?{html.escape(query)}'>{words[slug]}</a>" for slug in order)
         name = self._names().get(int(row["detector"]), "")
-        detector = f"{row['detector']}{f' ({name})' if name and name != str(row['detector']) else ''}"
-        told = f"<span style='color:{VERDICTS[verdict]}'>{verdict}</span>" if verdict != "none" else ""
-        which = f" ({html.escape(str(row['run']))})" if row["run"] else ""
-        return (
-            f"<tr><td>{row['visit']}{which}</td><td>{html.escape(detector)}</td><td>{row['band']}</td>"
-            f"<td>{number(value)} {html.escape(str(row['unit']))}</td><td>{told}</td><td>{links}</td></tr>"
-        )
+        return point_row(row, self.library.key_of(run), name, judge(float(row["value"]), self._attrs()))
 
     # two runs
 

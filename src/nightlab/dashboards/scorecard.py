@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import param
 from astropy.table import Table
@@ -247,3 +248,34 @@ def _versus(row: Any) -> str:
         f"<span>{label}</span>{''.join(f'<span>{cell}</span>' for cell in cells)}"
         f"<span class='last'><span style='color:{colour}'>{change}</span> {only}</span></button>"
     )
+
+
+def point_row(row: Any, key: str, detector_name: str, verdict: str) -> str:
+    """Markup of one measurement: its data id, its value, and links to the explorers that show what is behind it.
+
+    Parameters
+    ----------
+    row
+        Of `nightlab.quality.tidy`.
+    key
+        Of the run, as links carry it.
+    detector_name
+        What people call the detector.
+    verdict
+        On the value.
+    """
+    query = html.escape(f"run={quote(key)}&visit={row['visit']}&detector={row['detector']}")
+    late = str(row["metric"]).partition(".")[0] in ("association", "forced")
+    words = {"dia": "DIA sources", "images": "images"} if late else {"images": "images", "dia": "DIA sources"}
+    links = " · ".join(f"<a href='./{slug}?{query}'>{text}</a>" for slug, text in words.items())
+    name = f" ({detector_name})" if detector_name not in ("", str(row["detector"])) else ""
+    told = f"<span style='color:{VERDICTS[verdict]}'>{verdict}</span>" if verdict != "none" else ""
+    cells = (
+        f"{row['visit']}{f' ({html.escape(str(row["run"]))})' if row['run'] else ''}",
+        html.escape(f"{row['detector']}{name}"),
+        html.escape(str(row["band"])),
+        f"{number(float(row['value']))} {html.escape(str(row['unit']))}",
+        told,
+        links,
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
