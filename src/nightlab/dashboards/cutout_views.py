@@ -17,7 +17,7 @@ from nightlab.dashboards.states import EmptyState, Pane, Reason
 from nightlab.dashboards.style import figure
 
 _HERE = Path(__file__).parent
-SIDE = 200  # screen pixels of a cutout
+SIDE = 220  # screen pixels of a cutout, at most
 
 
 def cutout_figure(cutout: Cutout, lobes: Sequence[Lobe] = (), ranges: tuple[Any, Any] | None = None) -> Any:
@@ -43,13 +43,13 @@ def cutout_figure(cutout: Cutout, lobes: Sequence[Lobe] = (), ranges: tuple[Any,
         Range1d(start=cutout.y0 - 0.5, end=cutout.y0 + size - 0.5),
     )
     plot = figure(
-        width=SIDE, height=SIDE + 24, sizing_mode="fixed", x_range=x, y_range=y, tools="pan,wheel_zoom,reset",
-        toolbar_location=None, title=cutout.title, name=f"cutout {cutout.title}",
+        sizing_mode="scale_width", width=SIDE, height=SIDE, aspect_ratio=1, x_range=x, y_range=y,
+        tools="pan,wheel_zoom,reset",
+        toolbar_location=None, name=f"cutout {cutout.title}",
     )  # fmt: skip
     plot.axis.visible = False
     plot.grid.visible = False
-    plot.min_border = 2
-    plot.title.align = "center"
+    plot.min_border = 1
     place: dict[str, Any] = {"x": cutout.x0 - 0.5, "y": cutout.y0 - 0.5, "dw": size, "dh": size}
     source = {
         "image": [indices],
@@ -98,11 +98,11 @@ def _mark(plot: Any, cutout: Cutout, lobes: Sequence[Lobe]) -> None:
     arm, x, y = size * 0.13, cutout.x0 + size * 0.17, cutout.y0 + size * 0.17
     for name, (dx, dy) in zip("NE", cutout.north, strict=True):
         plot.segment([x], [y], [x + arm * dx], [y + arm * dy], line_color="#58b7ff", line_width=1.6)
-        plot.text([x + 1.35 * arm * dx], [y + 1.35 * arm * dy], [name], text_color="#58b7ff", text_font_size="12px",
+        plot.text([x + 1.35 * arm * dx], [y + 1.35 * arm * dy], [name], text_color="#58b7ff", text_font_size="13px",
                   text_align="center", text_baseline="middle")  # fmt: skip
 
 
-def triplet_view(cutouts: Sequence[Cutout], lobes: Sequence[Lobe] = ()) -> pn.FlexBox:
+def triplet_view(cutouts: Sequence[Cutout], lobes: Sequence[Lobe] = ()) -> pn.Row:
     """Lay out science, template and difference of one epoch; each says by itself why it is missing."""
     ranges: tuple[Any, Any] | None = None
     parts: list[Any] = []
@@ -112,15 +112,24 @@ def triplet_view(cutouts: Sequence[Cutout], lobes: Sequence[Lobe] = ()) -> pn.Fl
             continue
         plot = cutout_figure(cutout, lobes, ranges)
         ranges = ranges or (plot.x_range, plot.y_range)
-        caption = pn.pane.HTML(f"<div style='text-align:center;font-size:12px'>{plot.tags[0]}</div>", margin=0,
-                               width=SIDE)  # fmt: skip
-        parts.append(pn.Column(pn.pane.Bokeh(plot, margin=0), caption, margin=(0, 3)))
-    return pn.FlexBox(*parts, sizing_mode="stretch_width", margin=0)
+        picture = pn.pane.Bokeh(plot, sizing_mode="scale_width", aspect_ratio=1, margin=0)
+        parts.append(
+            pn.Column(
+                _words(f"<b>{cutout.title}</b>"), picture, _words(plot.tags[0]),
+                sizing_mode="stretch_width", max_width=SIDE, margin=(0, 3),
+            )
+        )  # fmt: skip
+    return pn.Row(*parts, sizing_mode="stretch_width", margin=0)
+
+
+def _words(text: str) -> pn.pane.HTML:
+    style = "text-align:center;font-size:12px"
+    return pn.pane.HTML(f"<div style='{style}'>{text}</div>", margin=0, sizing_mode="stretch_width")
 
 
 def _missing(cutout: Cutout) -> Pane:
     kind, _, more = cutout.reason.partition(": ")
-    pane = Pane(cutout.title, sizing_mode="fixed", width=SIDE, height=SIDE + 24)
+    pane = Pane(cutout.title, max_width=SIDE)
     if cutout.reason:
         pane.empty(EmptyState(Reason.FILE_MISSING, f"{cutout.title}: {kind}", more))
     else:

@@ -53,7 +53,7 @@ class DiaExplorer(Explorer):
     summary = "What changed: a map of sources and objects, their light curves, and cutouts of every epoch."
     remembered = (
         "kind", "plane", "bands", "snr_min", "detections_min", "without", "having", "reliability_min", "search",
-        "only", "box", "object", "source", *CURVE_STATE,
+        "only", "box", "object", "source", "film", *CURVE_STATE,
     )  # fmt: skip
     in_url = ("kind", "object", "source", "epoch", "bands", "search", "box", "quantity")
     keys: ClassVar[dict[str, tuple[str, str]]] = {
@@ -88,6 +88,8 @@ class DiaExplorer(Explorer):
     hidden = param.List(default=[], item_type=str, doc="Bands hidden in the light curve.")
     folded = param.Boolean(default=False, doc="Draw the folded light curve.")
     period = param.Number(default=1.0, bounds=(0, None), inclusive_bounds=(False, True), doc="Period [d].")
+
+    film = param.Boolean(default=False, label="film strip", doc="Show small cutouts of all epochs.")
 
     def __init__(self, library: Library | None = None, **state: Any) -> None:
         self.catalogue: DiaCatalogue | None = None
@@ -435,11 +437,11 @@ class DiaExplorer(Explorer):
         earlier.on_click(lambda _: self.previous_epoch())
         later.on_click(lambda _: self.next_epoch())
         title = pn.pane.HTML(pn.bind(self._epoch_words, self.param.epoch), margin=(8, 8), sizing_mode="stretch_width")
-        cutouts = pn.Tabs(
-            ("Cutouts", pn.Column(pn.Row(earlier, later, title), self.triplet_pane, sizing_mode="stretch_width")),
-            ("Film strip", self.strip),
-            dynamic=False, sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+        film = pn.widgets.Toggle.from_param(self.param.film, button_style="outline", width=100, margin=(2, 4))
+        strip = pn.Column(self.strip, visible=self.param.film, sizing_mode="stretch_width", margin=0)
+        cutouts = pn.Column(
+            pn.Row(earlier, later, film, title), self.triplet_pane, strip, sizing_mode="stretch_width", margin=0
+        )
         left = pn.Column(self.map, self.card_pane, sizing_mode="stretch_width", min_width=330, max_width=480)
         right = pn.Column(self.curve, cutouts, sizing_mode="stretch_width", min_width=520)
         return pn.Column(

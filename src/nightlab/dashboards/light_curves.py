@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from nightlab.dashboards.curves import QUANTITIES, Curve, CurvePoints, best_period, calendar, curve
+from nightlab.dashboards.live import live
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.states import EmptyState, Nothing, Pane, Reason
 from nightlab.dashboards.style import band_style, figure
@@ -70,6 +72,7 @@ def light_curve_figure(
     plot.xaxis.axis_label = _time_label(clock, light_curve, period)
     plot.yaxis.axis_label = light_curve.label
     plot.y_range.flipped = light_curve.magnitudes
+    plot.xaxis.ticker.desired_num_ticks = 5
     if not as_date:
         plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
     if not light_curve.magnitudes:
@@ -158,7 +161,8 @@ def _draw_band(plot: Any, points: CurvePoints, shown: Bools, time: Floats, folde
         "x", "low", "x", "high", source=source, view=view(measured), line_color=look.colour, line_alpha=0.55
     )
     glyphs = [bars]
-    alone = measured & (~forced if (measured & ~forced).sum() > 1 else np.ones(at.size, bool))
+    detected, afterwards = measured & ~forced, measured & forced
+    alone = detected if detected.sum() > 1 else afterwards  # the two are at different places: never one line
     if alone.sum() > 1 and not folded:
         glyphs.append(
             plot.line(x[alone], points.value[at][alone], line_color=look.colour, line_dash=look.dash, line_alpha=0.5)
@@ -235,6 +239,13 @@ def move_ring(plot: Any, chosen: str) -> None:
     ring.data = {"x": [x for x, _ in places], "y": [y for _, y in places]}
 
 
+def hide_bands(plot: Any, hidden: tuple[str, ...]) -> None:
+    """Hide some bands of a figure of `light_curve_figure`, limits and all, and show the others."""
+    for item in plot.legend[0].items:
+        for renderer in item.renderers:
+            renderer.visible = item.name not in hidden
+
+
 def _picker(source: Any, on_pick: Callable[[str], None]) -> Callable[[str, Any, list[int]], None]:
     def picked(_attribute: str, _old: Any, new: list[int]) -> None:
         if new:
@@ -280,7 +291,7 @@ class LightCurve(pn.viewable.Viewer):
     def __init__(self, detected: Table | None = None, forced: Table | None = None, **state: Any) -> None:
         setup()
         super().__init__(**state)
-        self._figures: list[Any] = []
+        self._panes: list[pn.pane.Bokeh] = []
         self.pane = Pane("the light curve", min_height=300)
         self.curve: Curve | None = None
         self.set_tables(detected, forced)
@@ -302,7 +313,7 @@ class LightCurve(pn.viewable.Viewer):
         self.epoch = epochs[max(0, min(at + by, len(epochs) - 1))]
 
     def _draw(self, *_: Any) -> None:
-        self._figures, self.curve = [], None
+        self._panes, self.curve = [], None
         if self.detected is None and self.forced is None:
             self.pane.empty(_NO_OBJECT)
             return
@@ -323,11 +334,8 @@ class LightCurve(pn.viewable.Viewer):
         panels = [light_curve_figure(light_curve, **options)]
         if self.folded and len(light_curve.epochs) > 1:
             panels.append(light_curve_figure(light_curve, **{**options, "period": self.period}, height=230))
-        self._figures = panels
-        return pn.Column(
-            *(pn.pane.Bokeh(panel, sizing_mode="stretch_width", margin=0) for panel in panels),
-            sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+        self._panes = [pn.pane.Bokeh(panel, sizing_mode="stretch_width", margin=0) for panel in panels]
+        return pn.Column(*self._panes, sizing_mode="stretch_width", margin=0)
 
     def _pick(self, epoch: str) -> None:
         self.epoch = epoch
@@ -336,14 +344,12 @@ class LightCurve(pn.viewable.Viewer):
         self.hidden = list(bands)
 
     def _follow(self, *_: Any) -> None:
-        for panel in self._figures:
-            for item in panel.legend[0].items:
-                for renderer in item.renderers:
-                    renderer.visible = item.name not in self.hidden
+        for pane in self._panes:
+            live(pane, partial(hide_bands, pane.object, tuple(self.hidden)))
 
     def _choose(self, *_: Any) -> None:
-        for panel in self._figures:
-            move_ring(panel, self.epoch)
+        for pane in self._panes:
+            live(pane, partial(move_ring, pane.object, self.epoch))
 
     def _show_bands(self, shown: bool) -> None:
         self.hidden = [] if shown or self.curve is None else list(self.curve.bands)

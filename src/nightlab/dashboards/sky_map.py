@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import panel as pn
 import param
 from numpy.typing import NDArray
 
+from nightlab.dashboards.live import live
 from nightlab.dashboards.style import band_style, figure
 
 Floats = NDArray[np.float64]
@@ -126,7 +128,8 @@ class SkyMap(pn.viewable.Viewer):
         self._marked = row
         if self._plot is not None and self.points is not None:
             there = [row] if 0 <= row < self.points.x.size else []
-            self._ring.data = {"x": self.points.x[there].tolist(), "y": self.points.y[there].tolist()}
+            place = {"x": self.points.x[there].tolist(), "y": self.points.y[there].tolist()}
+            live(self._pane, partial(self._ring.update, data=place))
 
     def inside(self) -> Bools | None:
         """Which points lie in the box, as (n,) booleans; None without a box."""
@@ -195,7 +198,8 @@ class SkyMap(pn.viewable.Viewer):
         plot.on_event(Tap, lambda event: self._tap(event.x, event.y))
         plot.on_event(SelectionGeometry, self._boxed)
         self._plot = plot
-        self._body.objects = [pn.pane.Bokeh(plot, sizing_mode="stretch_width", margin=0), self._words]
+        self._pane = pn.pane.Bokeh(plot, sizing_mode="stretch_width", margin=0)
+        self._body.objects = [self._pane, self._words]
         self._draw_box()
 
     def _frame(self, points: Points) -> tuple[float, float, float, float]:
@@ -217,36 +221,36 @@ class SkyMap(pn.viewable.Viewer):
         if points is None or self._plot is None:
             return
         x0, x1, y0, y1, width, height = self._view
-        margin_x, margin_y = 0.1 * (x1 - x0), 0.1 * (y1 - y0)
-        seen = self.keep & (points.x >= x0 - margin_x) & (points.x <= x1 + margin_x)
-        seen &= (points.y >= y0 - margin_y) & (points.y <= y1 + margin_y)
-        rows = np.flatnonzero(seen)
+        more_x, more_y = 0.15 * (x1 - x0), 0.15 * (y1 - y0)  # so that a short pan finds points there already
+        x0, x1, y0, y1 = x0 - more_x, x1 + more_x, y0 - more_y, y1 + more_y
+        rows = np.flatnonzero(self.keep & (points.x >= x0) & (points.x <= x1) & (points.y >= y0) & (points.y <= y1))
         none: list[Any] = []
+        markers: dict[str, Any] = dict.fromkeys(("x", "y", "colour", "marker"), none)
+        picture: dict[str, Any] = dict.fromkeys(("image", "x", "y", "dw", "dh"), none)
         if rows.size <= MARKERS:
             self.drawn_as = "markers"
             looks = {band: band_style(band) for band in np.unique(points.band[rows]).tolist()}
-            self._markers.data = {
+            markers = {
                 "x": points.x[rows],
                 "y": points.y[rows],
                 "colour": [looks[band].colour for band in points.band[rows].tolist()],
                 "marker": [looks[band].marker for band in points.band[rows].tolist()],
             }
-            self._density.data = dict.fromkeys(("image", "x", "y", "dw", "dh"), none)
         else:
             self.drawn_as = "density"
-            counts = density(points.x[rows], points.y[rows], (x0, x1), (y0, y1), int(width / CELL), int(height / CELL))
-            self._markers.data = dict.fromkeys(("x", "y", "colour", "marker"), none)
-            self._density.data = {"image": [shades(counts)], "x": [x0], "y": [y0], "dw": [x1 - x0], "dh": [y1 - y0]}
+            wide, high = (int(1.3 * length / CELL) for length in (width, height))
+            counts = density(points.x[rows], points.y[rows], (x0, x1), (y0, y1), wide, high)
+            picture = {"image": [shades(counts)], "x": [x0], "y": [y0], "dw": [x1 - x0], "dh": [y1 - y0]}
+        live(self._pane, partial(self._markers.update, data=markers))
+        live(self._pane, partial(self._density.update, data=picture))
         self.mark(self._marked)
 
     def _draw_box(self, *_: Any) -> None:
         if self._plot is None:
             return
-        if self.box is None:
-            self._box.visible = False
-            return
-        x0, x1, y0, y1 = self.box
-        self._box.update(left=x0, right=x1, bottom=y0, top=y1, visible=True)
+        x0, x1, y0, y1 = self.box or (0.0, 0.0, 0.0, 0.0)
+        visible = self.box is not None
+        live(self._pane, partial(self._box.update, left=x0, right=x1, bottom=y0, top=y1, visible=visible))
 
     # what the reader does
 

@@ -158,7 +158,11 @@ state.draw = () => {
   table.replaceChildren(state.head(), state.body())
   state.foot()
   scroller.scrollLeft = left
-  if (data.content.page !== state.page) scroller.scrollTop = 0
+  if (data.content.page !== state.page) {
+    scroller.scrollTop = 0
+    const chosen = table.querySelector('tr[aria-selected="true"]')
+    if (chosen) requestAnimationFrame(() => state.reveal(chosen))
+  }
   state.page = data.content.page
   if (column !== undefined) {
     const input = table.querySelector(`input[data-column="${CSS.escape(column)}"]`)
@@ -167,12 +171,18 @@ state.draw = () => {
     state.focus([...table.querySelectorAll("tbody tr[data-id]")].findIndex((r) => r.getAttribute("tabindex") === "0"))
   }
 }
+state.reveal = (row) => {  // scrolls the table alone, never the page around it
+  const head = table.querySelector("thead").offsetHeight
+  if (row.offsetTop - head < scroller.scrollTop) scroller.scrollTop = row.offsetTop - head
+  const below = row.offsetTop + row.offsetHeight - scroller.clientHeight
+  if (below > scroller.scrollTop) scroller.scrollTop = below + 40
+}
 state.mark = () => {
   const chosen = new Set(data.selected)
   for (const row of table.querySelectorAll("tbody tr[data-id]")) {
     const is = chosen.has(row.dataset.id)
     row.setAttribute("aria-selected", is ? "true" : "false")
-    if (is && row.getRootNode().activeElement !== row) row.scrollIntoView({block: "nearest"})
+    if (is) state.reveal(row)
   }
 }
 state.save = () => {
