@@ -66,3 +66,8 @@ def test_search_narrows_the_list_and_the_level_changes_the_verdicts(explorer):
     explorer.get_by_label("targets").select_option("stretch")
     wait_until(lambda: explorer.locator(".tiles").inner_text() != before)
     assert "fail" in explorer.locator(".tiles").inner_text()
+
+
+def test_jumps_are_looked_for_when_asked(explorer):
+    explorer.get_by_role("button", name="Mark jumps").click()
+    explorer.get_by_text("No jump beyond 5 sigma.").wait_for()

@@ -133,7 +133,9 @@ class MetricsExplorer(Explorer):
             widgets.Select.from_param(self.param.level, name="targets", **wide),
             widgets.Select.from_param(self.param.statistic, name="statistic of a visit", **wide),
             widgets.Select.from_param(self.param.x, name="along", **wide),
-            widgets.Checkbox.from_param(self.param.mark_jumps, name="mark jumps"),
+            widgets.Toggle.from_param(
+                self.param.mark_jumps, name="Mark jumps", button_type="primary", button_style="outline", **wide
+            ),
         ]
         buttons = [
             widgets.FileDownload(
