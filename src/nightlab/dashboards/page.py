@@ -57,7 +57,7 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
     setup()
     if pn.state.curdoc is not None:
         # what is drawn later follows the theme of the link, too
-        pn.config.theme = _Template._get_theme_from_query_args() or "default"
+        pn.config.theme = _Template._get_theme_from_query_args() or "default"  # type: ignore[misc]
     made = _Template(
         title="NightLab",
         site="",
