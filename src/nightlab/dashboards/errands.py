@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nightlab.errors import NightLabError, StageFailed
 from nightlab.pipelines.events import Listener, StageEvent, plain_listener
@@ -135,17 +135,13 @@ def run_pipeline(
     from nightlab.pipelines.night import run
 
     errand.say(f"{time.strftime('%H:%M:%S')} {pipeline} into {output_run}: preparing")
-    with contextlib.ExitStack() as open_files:
-        journal: list[Listener] = []
+    journal = _Journal(log_file(repository, output_run))
 
-        def listen(event: StageEvent) -> None:
-            if not journal:
-                file = log_file(repository, output_run)
-                file.parent.mkdir(exist_ok=True)
-                journal.append(plain_listener(open_files.enter_context(file.open("a"))))
-            journal[0](event)
-            errand.tell(event)
+    def listen(event: StageEvent) -> None:
+        journal.listen(event)
+        errand.tell(event)
 
+    try:
         night = run(
             pipeline,
             data,
@@ -157,10 +153,39 @@ def run_pipeline(
             listener=listen,
             stop=errand.stop,
         )
-    for report in night.reports:
-        for line in report.text().splitlines():
-            errand.say(line)
+        for report in night.reports:
+            for line in report.text().splitlines():
+                errand.say(line)
+                journal.write(line)
+    finally:
+        journal.close()
     return night
+
+
+class _Journal:
+    """A log in a file that is opened when the first thing happens: only then is there a folder for sure."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stream: TextIO | None = None
+
+    def write(self, text: str) -> None:
+        if self._stream is None:
+            self._file.parent.mkdir(exist_ok=True)
+            self._stream = self._file.open("a")
+        self._stream.write(f"{time.strftime('%H:%M:%S')} {text.rstrip()}\n")
+        self._stream.flush()
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def listen(self, event: StageEvent) -> None:
+        if event.state != "started":
+            plain_listener(self)(event)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
 
 
 def log_file(repository: str | Path, output_run: str) -> Path:

@@ -65,7 +65,11 @@ class PipelineRunner(Explorer):
     }
     compares = False
 
-    pipeline = param.String(default="ApPipe", doc="What is run: a pipeline, or one stage of it as ApPipe#subtract.")
+    pipeline = param.String(
+        default="ApPipe",
+        regex=rf"({'|'.join(PIPELINES)})(#\w+)?",
+        doc="What is run: a pipeline, or one stage of it as ApPipe#subtract.",
+    )
     stage = param.String(default="", doc="Chosen stage; empty for all.")
     visit = param.Integer(default=0, doc="Chosen visit; 0 for none.")
     detector = param.Integer(default=-1, doc="Chosen detector; -1 for none.")
@@ -255,9 +259,6 @@ class PipelineRunner(Explorer):
             raise BadInput(f"{self.output!r} cannot be the name of an output run", hint="for example runs/try-1")
         if len(self.which) > _LONGEST:
             raise BadInput("the query is too long", hint="for example visit IN (1, 2) AND detector < 4")
-        if self.pipeline.partition("#")[0] not in PIPELINES:
-            raise BadInput(f"there is no pipeline {self.pipeline!r}", hint=f"there are {', '.join(PIPELINES)}")
-        stages_of(self.pipeline)
         for stage, knobs in self._overrides().items():
             if set(HIDDEN.get(stage, ())) & set(knobs):
                 raise BadInput(f"{stage} has a knob that pages may not turn", hint="use the command line")

@@ -146,8 +146,8 @@ class Grid:
         if spot in self._at:
             self._clicked(*self._at[spot])
 
-    def show(self, board: Board) -> int:
-        """Draw a board, and give the number of its cells."""
+    def show(self, board: Board, chosen: tuple[str, Key] | None = None) -> int:
+        """Draw a board, frame a chosen cell, and give the number of all cells."""
         keys = frozenset((stage, key) for stage in board.stages for key in board.cells.get(stage, {})
                          if group_of(stage) == self.group)  # fmt: skip
         if self.plan is None or keys != self._keys:
@@ -163,9 +163,10 @@ class Grid:
             y = x = np.zeros(0, dtype=int)
         signs = [SIGNS[Status(int(code))] for code in flipped[y, x]]
         self._signs.data = {"x": x + 0.5, "y": y + 0.5, "sign": signs}
+        self._choose(chosen)
         return int((grid != _BLANK).sum())
 
-    def choose(self, cell: tuple[str, Key] | None) -> None:
+    def _choose(self, cell: tuple[str, Key] | None) -> None:
         """Frame a cell."""
         spot = self.plan.place.get(cell) if self.plan and cell else None
         if spot is None or self.plan is None:

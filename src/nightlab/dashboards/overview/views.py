@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ import panel as pn
 
 from nightlab.dashboards.forms import COMPACT
 from nightlab.dashboards.jobs import LINES, Job
+from nightlab.dashboards.live import live
 from nightlab.dashboards.overview import products
-from nightlab.dashboards.overview.board import COLOURS, PIPELINES, SIGNS, Status, data_id_of, stages_of
+from nightlab.dashboards.overview.board import COLOURS, PIPELINES, SIGNS, Status, data_id_of, group_of, stages_of
 from nightlab.dashboards.overview.graph import StageGraph
 from nightlab.dashboards.overview.grid import Grid
 from nightlab.dashboards.states import EmptyState, Pane, Reason
@@ -58,6 +60,7 @@ class Views:
         self.grids = {group: Grid(group, runner.choose) for group in ("visit", "patch")}
         self._grid_panes = {group: pn.pane.Bokeh(grid.figure, sizing_mode="stretch_width", margin=0)
                             for group, grid in self.grids.items()}  # fmt: skip
+        self._graph_pane = pn.pane.Bokeh(self.graph.figure, sizing_mode="stretch_width", margin=(0, 0, 4, 0))
         self.grid_place = Pane("the grid of data")
         self.form_place = pn.Column(width=310, margin=(0, 0, 0, 12))
         self.about = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[_TABLE_CSS], margin=(0, 5))
@@ -77,7 +80,7 @@ class Views:
         self.cancel_button.on_click(lambda event: runner.cancel())
         self._log_shown: tuple[Any, ...] = ()
         self._form_shown: Any = None
-        runner.param.watch(lambda event: self.command(), ["place", "output", "which", "processes"])
+        runner.param.watch(lambda *events: self.command(), ["place", "output", "which", "processes"])
         self.refresh(whole=True)
 
     # layout
@@ -107,21 +110,19 @@ class Views:
 
     def main(self) -> pn.Column:
         """Give graph, grid, form and tabs."""
-        graph = pn.pane.Bokeh(self.graph.figure, sizing_mode="stretch_width", margin=(0, 0, 4, 0))
         middle = pn.Column(self.about, self.grid_place, self.tabs, sizing_mode="stretch_width")
         below = pn.Row(middle, self.form_place, sizing_mode="stretch_width")
-        return pn.Column(self.notice, graph, below, sizing_mode="stretch_width")
+        return pn.Column(self.notice, self._graph_pane, below, sizing_mode="stretch_width")
 
     # news
 
     def refresh(self, *, whole: bool = False) -> None:
         """Draw the states; with `whole`, everything that depends on the run, too."""
         runner = self.runner
-        self.graph.show(runner.board, runner.stage)
+        self._draw()
         self._list_stages()
-        shown = [group for group, grid in self.grids.items() if grid.show(runner.board)]
-        for group in shown:
-            self.grids[group].choose(runner.cell)
+        known = {group_of(stage) for stage, cells in runner.board.cells.items() if cells}
+        shown = [group for group in self.grids if group in known]
         if not shown:
             self.grid_place.empty(_nothing(runner))
         else:
@@ -132,13 +133,17 @@ class Views:
             self.chosen()
             self._tell_holder()
 
+    def _draw(self) -> None:
+        runner = self.runner
+        live(self._graph_pane, functools.partial(self.graph.show, runner.board, runner.stage))
+        for group, grid in self.grids.items():
+            live(self._grid_panes[group], functools.partial(grid.show, runner.board, runner.cell))
+
     def chosen(self) -> None:
         """Follow the choice of stage and cell."""
         runner = self.runner
-        self.graph.show(runner.board, runner.stage)
+        self._draw()
         self._list_stages()
-        for grid in self.grids.values():
-            grid.choose(runner.cell)
         self.about.object = f"<p>{html.escape(self.runner.about(runner.stage))}</p>" if runner.stage else ""
         self._show_form()
         self.show_tab()
@@ -334,7 +339,7 @@ def _nothing(runner: PipelineRunner) -> EmptyState:
         return EmptyState(
             Reason.FILE_MISSING,
             "There is no repository here.",
-            "Make one: nightlab demo, or nightlab run --data stripe82",
+            "Make one: nightlab demo, or nightlab run ApPipe --data stripe82",
         )
     return EmptyState(
         Reason.NOT_RUN,
