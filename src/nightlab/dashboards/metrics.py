@@ -134,13 +134,13 @@ class MetricsExplorer(Explorer):
             widgets.Select.from_param(self.param.statistic, name="statistic of a visit", **wide),
             widgets.Select.from_param(self.param.x, name="along", **wide),
             widgets.Toggle.from_param(
-                self.param.mark_jumps, name="Mark jumps", button_type="primary", button_style="outline", **wide
+                self.param.mark_jumps, name="Mark jumps", color="primary", button_style="outline", **wide
             ),
         ]
         buttons = [
             widgets.FileDownload(
                 callback=partial(self._export, kind), filename=f"metrics{suffix}", label=label, embed=False,
-                button_type="light",  sizing_mode="stretch_width", margin=(2, 5),
+                color="light", sizing_mode="stretch_width", margin=(2, 5),
             )
             for kind, suffix, label in (("netcdf", ".nc", "netCDF"), ("zarr", ".zarr.zip", "zarr"),
                                         ("csv", ".csv", "CSV"), ("verify", ".verify.json", "lsst.verify"))
