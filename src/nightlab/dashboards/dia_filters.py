@@ -19,13 +19,13 @@ def filter_panel(explorer: DiaExplorer) -> pn.Column:
     p: Any = explorer.param
     wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (4, 10)}
     flags = {words(flag).title: flag for flag in catalogue.flags}
-    kind = pn.widgets.RadioButtonGroup.from_param(p.kind, button_type="primary", button_style="outline", **wide)
-    plane = pn.widgets.RadioButtonGroup.from_param(p.plane, button_type="primary", button_style="outline", **wide)
+    kind = pn.widgets.RadioButtonGroup.from_param(p.kind, color="primary", variant="outline", **wide)
+    plane = pn.widgets.RadioButtonGroup.from_param(p.plane, color="primary", variant="outline", **wide)
     search = pn.widgets.TextInput.from_param(
         p.search, name="search: id, or RA Dec radius", placeholder="150.075 2.178 30", **wide
     )
     bands = pn.widgets.CheckButtonGroup.from_param(
-        p.bands, name="bands", options=catalogue.bands, button_type="primary", button_style="outline", **wide
+        p.bands, name="bands", options=catalogue.bands, color="primary", variant="outline", **wide
     )
     snr = pn.widgets.FloatInput.from_param(p.snr_min, start=0.0, step=1.0, **wide)
     number = pn.widgets.IntInput.from_param(p.detections_min, start=1, **wide)

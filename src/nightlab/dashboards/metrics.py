@@ -128,13 +128,13 @@ class MetricsExplorer(Explorer):
         widgets = pn.widgets
         wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (5, 10)}
         controls = [
-            widgets.TextInput.from_param(self.param.search, name="search", placeholder="noise, zero point …", **wide),
-            widgets.Select.from_param(self.param.show, name="metrics listed", **wide),
-            widgets.Select.from_param(self.param.level, name="targets", **wide),
-            widgets.Select.from_param(self.param.statistic, name="statistic of a visit", **wide),
-            widgets.Select.from_param(self.param.x, name="along", **wide),
+            widgets.TextInput.from_param(self.param.search, label="search", placeholder="noise, zero point …", **wide),
+            widgets.Select.from_param(self.param.show, label="metrics listed", **wide),
+            widgets.Select.from_param(self.param.level, label="targets", **wide),
+            widgets.Select.from_param(self.param.statistic, label="statistic of a visit", **wide),
+            widgets.Select.from_param(self.param.x, label="along", **wide),
             widgets.Toggle.from_param(
-                self.param.mark_jumps, name="Mark jumps", color="primary", button_style="outline", **wide
+                self.param.mark_jumps, label="Mark jumps", color="primary", variant="outline", **wide
             ),
         ]
         buttons = [
