@@ -7,7 +7,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test lint benchmarks clean
+.PHONY: demo test lint docs benchmarks clean
 
 demo: .venv/.core  ## simulate a small survey, run Templates and ApPipe on it, print what came out
 	$(BIN)/nightlab demo --jobs $(JOBS)
@@ -20,6 +20,9 @@ lint: .venv/.test  ## ruff, import-linter, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: .venv/.docs  ## the documentation, into build/docs; warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
 
 benchmarks: .venv/.benchmarks  ## ours and the peers' on the same input
 	for room in benchmarks/bench_*.py; do $(BIN)/python $$room || exit 1; done
@@ -41,4 +44,8 @@ clean:
 
 .venv/.benchmarks: .venv/.core
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[benchmarks]'
+	@touch $@
+
+.venv/.docs: .venv/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@

@@ -31,15 +31,15 @@ def stages(
     stage = STAGES[name]
     print(f"{stage.function.replace(':', '.')}\n")
     if stage.config:
-        knobs = list(_knob_rows(load(stage.config)()))
+        knobs = list(knob_rows(load(stage.config)()))
         show(Table(rows=knobs, names=("knob", "default", "meaning")), as_json=as_json)
 
 
-def _knob_rows(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def knob_rows(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield path, default and meaning of every knob, those of nested configurations under their own paths."""
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            yield from _knob_rows(value, f"{prefix}{name}.")
+            yield from knob_rows(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", str(value), info.description or ""
