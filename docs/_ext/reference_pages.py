@@ -94,12 +94,13 @@ def directive(name: str) -> str:
 def stages() -> str:
     """What every stage reads and makes, and its knobs."""
     parts = [
-        "# Stages and knobs\n\nOne row of a table per stage; from it follow the function, the PipelineTask, the command "
-        "and the form. A knob is set with `--set STAGE.KNOB=VALUE`.\n"
+        "# Stages and knobs\n\nOne row of a table per stage; from it follow the function, the PipelineTask, the "
+        "command and the form. A knob is set with `--set STAGE.KNOB=VALUE`.\n"
     ]
     rows = [
         (f"[`{stage.name}`](#{stage.name.replace('_', '-')})", ", ".join(stage.dimensions),
-         ", ".join(f"`{d.name}`" for d in stage.inputs.values()), ", ".join(f"`{d.name}`" for d in stage.outputs.values()))
+         ", ".join(f"`{d.name}`" for d in stage.inputs.values()),
+         ", ".join(f"`{d.name}`" for d in stage.outputs.values()))
         for stage in STAGES.values() if stage.config
     ]  # fmt: skip
     parts.append(table(("stage", "per", "reads", "makes"), rows))
@@ -143,7 +144,8 @@ def describe(command: click.Command, path: str, context: click.Context) -> list[
 def explorers() -> str:
     """Keys and settings of every explorer."""
     parts = [
-        "# Keys and settings of the explorers\n\nEvery setting is a parameter: what a page shows can be set from Python, saved as JSON and sent as a link.\n"
+        "# Keys and settings of the explorers\n\nEvery setting is a parameter: what a page shows "
+        "can be set from Python, saved as JSON and sent as a link.\n"
     ]
     for slug in EXPLORERS:
         explorer = explorer_class(slug)
