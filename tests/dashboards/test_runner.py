@@ -221,7 +221,7 @@ def test_the_graph_tells_who_makes_what():
 
 def test_products_lead_to_the_explorer_of_their_type():
     assert link("a:b", "difference_image", {"visit": BIG, "detector": 1}) == (
-        f"./images?run=a%3Ab&visit={BIG}&detector=1&product=difference_image"
+        f"./images?run=a%3Ab&visit={BIG}&detector=1&panes=%5B%22difference%22%5D"
     )
     assert link("a:b", "dia_source", {"instrument": "x"}).startswith("./dia?run=a%3Ab")
     assert link("a:b", "subtract_log", {}) == ""

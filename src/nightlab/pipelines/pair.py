@@ -73,7 +73,7 @@ def subtract_files(
     """
     frames = [calibrate(read_generic(path), config=calibrate_config) for path in (science, template)]
     image, other = frames[0].visit_image, frames[1].visit_image
-    warped = warp_template(image, [_on_grid_of(image, other)])
+    warped = warp_template(image, [on_grid_of(image, other)])
     difference = subtract(image, warped.template_detector, frames[0].source, config=subtract_config)
     found = detect_dia_sources(difference.difference_image, image, warped.template_detector, config=detect_config)
     return PairDifference(
@@ -83,7 +83,7 @@ def subtract_files(
     )
 
 
-def _on_grid_of(image: VisitImage, other: VisitImage) -> CellCoadd:
+def on_grid_of(image: VisitImage, other: VisitImage) -> CellCoadd:
     """Make a one-visit coadd of `other` whose single patch has the pixels of `image`."""
     shape = (image.bbox.shape.y, image.bbox.shape.x)
     header = fits_header(image.sky_projection, image.bbox)

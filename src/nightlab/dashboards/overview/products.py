@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ MOST = 200
 MANY = 12
 #: Packages whose versions decide what pixels come out.
 DECISIVE = re.compile(r"nightlab|python|numpy|scipy|numba|astropy|sep|piff|galsim|lsst[-_.].*|daf_butler|pipe_base")
-_IMAGES = ("visit_image", "difference_image", "template_detector", "template_coadd", "raw")
+#: What the image viewer calls what it can show.
+_PANES = {"visit_image": "science", "template_detector": "template", "difference_image": "difference"}
 _TABLES = ("dia_source", "dia_object", "dia_forced_source", "dia_source_unassociated", "apdb_visits")
 
 
@@ -55,13 +57,14 @@ class Timing:
 
 def link(run_key: str, name: str, data_id: Mapping[str, int | str]) -> str:
     """Give the address of the explorer that opens a product, with its data id filled in; empty where none does."""
-    slug = "images" if name in _IMAGES else "dia" if name in _TABLES else "metrics" if name == "metrics" else ""
+    slug = "images" if name in _PANES else "dia" if name in _TABLES else "metrics" if name == "metrics" else ""
     if not slug:
         return ""
-    shown = {key: value for key, value in data_id.items() if key in ("visit", "detector", "tract", "patch", "band")}
+    query: dict[str, Any] = {"run": run_key}
     if slug == "images":
-        shown["product"] = name
-    return f"./{slug}?{urlencode({'run': run_key, **shown})}"
+        query |= {key: data_id[key] for key in ("visit", "detector") if key in data_id}
+        query["panes"] = json.dumps([_PANES[name]])
+    return f"./{slug}?{urlencode(query)}"
 
 
 def products_html(run: Run, run_key: str, stages: Iterable[str], cell: tuple[str, Key] | None) -> str:

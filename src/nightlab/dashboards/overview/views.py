@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Lines of the log that are on the page at once.
 SHOWN = 400
 TABS = ("log", "timing", "products", "provenance", "command")
-_TABLE_CSS = """
+TABLE_CSS = """
 table.nl { border-collapse: collapse; font-size: 13px; margin: 2px 0 10px; }
 table.nl th { text-align: left; font-weight: 600; opacity: .75; }
 table.nl td, table.nl th { padding: 2px 16px 2px 0; vertical-align: top; }
@@ -63,7 +63,7 @@ class Views:
         self._graph_pane = pn.pane.Bokeh(self.graph.figure, sizing_mode="stretch_width", margin=(0, 0, 4, 0))
         self.grid_place = Pane("the grid of data")
         self.form_place = pn.Column(width=310, margin=(0, 0, 0, 12))
-        self.about = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[_TABLE_CSS], margin=(0, 5))
+        self.about = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[TABLE_CSS], margin=(0, 5))
         self.notice = pn.Column(sizing_mode="stretch_width", margin=0)
         self.tab_panes = {name: Pane(f"the {name}") for name in TABS}
         self.tabs = pn.Tabs(
@@ -99,7 +99,7 @@ class Views:
         processes = pn.widgets.IntInput(label="processes", value=runner.processes, start=1, end=64, **look)
         for name, widget in {"place": place, "pipeline": pipeline, "output": output, "which": query,
                              "processes": processes}.items():  # fmt: skip
-            _bind(runner, name, widget)
+            bind(runner, name, widget)
         runner.param.watch(lambda event: place.param.update(options=list(runner.places)), "run")
         return pn.Column(
             place, pipeline, output, query, processes,
@@ -314,7 +314,7 @@ class Views:
 
 
 def _markup(text: str) -> pn.pane.HTML:
-    return pn.pane.HTML(text, sizing_mode="stretch_width", stylesheets=[_TABLE_CSS], margin=(4, 5))
+    return pn.pane.HTML(text, sizing_mode="stretch_width", stylesheets=[TABLE_CSS], margin=(4, 5))
 
 
 def _failures(runner: PipelineRunner) -> str:
@@ -348,8 +348,8 @@ def _nothing(runner: PipelineRunner) -> EmptyState:
     )
 
 
-def _bind(runner: PipelineRunner, name: str, widget: Any) -> None:
-    """Keep a widget and a parameter of the runner in step."""
+def bind(runner: Any, name: str, widget: Any) -> None:
+    """Keep a widget and a parameter of an explorer in step."""
 
     def to_widget(event: Any) -> None:
         if widget.value != event.new:
