@@ -16,9 +16,9 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_design",
+    "mathml",
     "reference_pages",
 ]
 source_suffix = {".md": "markdown"}
@@ -36,11 +36,9 @@ numpydoc_class_members_toctree = False
 html_theme = "furo"
 html_title = "NightLab"
 html_favicon = "../src/nightlab/dashboards/icons/nightlab.svg"
-html_logo = "../src/nightlab/dashboards/icons/nightlab.svg"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#2a6f97", "color-brand-content": "#2a6f97"},
     "dark_css_variables": {"color-brand-primary": "#7fb8da", "color-brand-content": "#7fb8da"},
     "footer_icons": [],
 }
-# the equations are set in the browser; without a network they stay readable as text
-mathjax_path = "https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-mml-chtml.js"
+html_math_renderer = "mathml"

@@ -69,9 +69,11 @@ def api() -> str:
     for name in nightlab.__all__:
         home = nightlab._HOME.get(name, "")
         room = next((title for prefix, title in ROOMS.items() if home.startswith(prefix)), None)
-        if room:
+        if room and not name.endswith("Config"):
             by_room[room].append(name)
-    parts = ["# Public names\n\nAll of them are imported when first used: `import nightlab as nl`.\n"]
+    parts = [
+        "# Public names\n\nAll of them are imported when first used: `import nightlab as nl`. The stages' configurations are told under\n[their knobs](stages.md).\n"
+    ]
     for title in ROOMS.values():
         parts.append(f"## {title}\n")
         parts += [directive(name) for name in sorted(by_room[title])]
@@ -81,11 +83,6 @@ def api() -> str:
 def directive(name: str) -> str:
     thing = getattr(nightlab, name)
     module = thing.__module__
-    if inspect.isclass(thing) and hasattr(thing, "model_fields"):
-        fields = table(
-            ("knob", "default", "meaning"), [(f"`{knob}`", f"`{v}`", what) for knob, v, what in knob_rows(thing())]
-        )
-        return f"### `{name}`\n\n{(inspect.getdoc(thing) or '').splitlines()[0]}\n\n{fields}"
     kind = "autoclass" if inspect.isclass(thing) else "autofunction"
     members = "   :members:\n" if inspect.isclass(thing) else ""
     return f"### `{name}`\n\n```{{eval-rst}}\n.. {kind}:: {module}.{thing.__qualname__}\n{members}```\n"
