@@ -72,7 +72,8 @@ def api() -> str:
         if room and not name.endswith("Config"):
             by_room[room].append(name)
     parts = [
-        "# Public names\n\nAll of them are imported when first used: `import nightlab as nl`. The stages' configurations are told under\n[their knobs](stages.md).\n"
+        "# Public names\n\nAll of them are imported when first used: `import nightlab as nl`. "
+        "The stages' configurations are told under [their knobs](stages.md).\n"
     ]
     for title in ROOMS.values():
         parts.append(f"## {title}\n")
