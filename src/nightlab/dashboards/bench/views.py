@@ -129,7 +129,7 @@ class Views:
 
     def _show_form(self) -> None:
         form = self.bench.form()
-        reset = pn.widgets.Button(label="all defaults", color="light", margin=(0, 5))
+        reset = pn.widgets.Button(label="all defaults", margin=(0, 5))
         reset.on_click(lambda event: form.reset())
         title = pn.pane.HTML("<b>knobs</b>", margin=(4, 10))
         self._form_place.objects = [pn.Row(title, reset, sizing_mode="stretch_width"), form]

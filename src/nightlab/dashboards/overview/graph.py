@@ -83,7 +83,13 @@ class StageGraph:
 
     def _make(self) -> Any:
         made = figure(
-            tools="", active_drag=None, active_scroll=None, height=120, toolbar_location=None, outline_line_color=None
+            tools="",
+            active_drag=None,
+            active_scroll=None,
+            height=120,
+            toolbar_location=None,
+            outline_line_color=None,
+            name="stages",
         )
         lines = made.multi_line(
             "xs", "ys", source=self._edges, line_color="#8a949b", line_width=2, line_alpha="alpha",

@@ -120,6 +120,7 @@ class Grid:
             tools="reset,save,wheel_zoom,pan",
             height=200,
             outline_line_color=None,
+            name=f"grid-{self.group}",
         )
         image = made.image(
             "image", x=0, y=0, dw="dw", dh="dh", source=self._image, color_mapper=mapper, anchor="bottom_left"

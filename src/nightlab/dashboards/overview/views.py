@@ -63,7 +63,8 @@ class Views:
         self._graph_pane = pn.pane.Bokeh(self.graph.figure, sizing_mode="stretch_width", margin=(0, 0, 4, 0))
         self.grid_place = Pane("the grid of data")
         self.form_place = pn.Column(width=310, margin=(0, 0, 0, 12))
-        self.about = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[TABLE_CSS], margin=(0, 5))
+        # its line is always there, so that nothing jumps when a stage is chosen
+        self.about = pn.pane.HTML("", sizing_mode="stretch_width", height=26, stylesheets=[TABLE_CSS], margin=(0, 5))
         self.notice = pn.Column(sizing_mode="stretch_width", margin=0)
         self.tab_panes = {name: Pane(f"the {name}") for name in TABS}
         self.tabs = pn.Tabs(
@@ -72,7 +73,7 @@ class Views:
         self.tabs.param.watch(lambda event: self.show_tab(), "active")
         self._stages = pn.Column(sizing_mode="stretch_width", margin=(6, 0))
         self._buttons: dict[str, pn.widgets.Button] = {}
-        self.bar = pn.indicators.Progress(value=0, max=1, sizing_mode="stretch_width", visible=False)
+        self.bar = pn.indicators.Progress(value=-1, max=100, sizing_mode="stretch_width", visible=False)
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
         self.run_button = pn.widgets.Button(label="Run", color="primary", sizing_mode="stretch_width")
         self.cancel_button = pn.widgets.Button(label="Cancel", sizing_mode="stretch_width", disabled=True)
@@ -144,7 +145,8 @@ class Views:
         runner = self.runner
         self._draw()
         self._list_stages()
-        self.about.object = f"<p>{html.escape(self.runner.about(runner.stage))}</p>" if runner.stage else ""
+        text = runner.about(runner.stage) or "click a stage, or a cell of the grid"
+        self.about.object = f"<p>{html.escape(text)}</p>"
         self._show_form()
         self.show_tab()
 
@@ -156,11 +158,11 @@ class Views:
         self.run_button.disabled, self.cancel_button.disabled = True, job.state != "running"
         if events:
             last = events[-1]
-            self.bar.param.update(visible=True, max=max(last.total, 1), value=min(last.done, max(last.total, 1)))
+            self.bar.param.update(visible=True, value=int(100 * last.done / max(last.total, 1)))
             self._last = f"{last.done} of {last.total} · {last.stage} {label(last.data_id)}"
             self.refresh()
         elif not self.bar.visible:
-            self.bar.param.update(visible=True, value=-1, max=1)
+            self.bar.param.update(visible=True, value=-1)
             self._last = "preparing"
         state = "stopping" if job.state == "stopping" else self._last
         self._status(f"{html.escape(state)}<br>{job.seconds:.0f} s")
@@ -237,7 +239,7 @@ class Views:
         if form is None:
             self.form_place.objects = [title, pn.pane.HTML("<p>This stage has no knobs.</p>", margin=(0, 10))]
             return
-        reset = pn.widgets.Button(label="all defaults", color="light", margin=(0, 5))
+        reset = pn.widgets.Button(label="all defaults", margin=(0, 5))
         reset.on_click(lambda event: form.reset())
         body = pn.Column(form, max_height=640, scroll="y-auto", sizing_mode="stretch_width")
         self.form_place.objects = [pn.Row(title, reset, sizing_mode="stretch_width"), body]
