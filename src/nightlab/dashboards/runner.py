@@ -85,6 +85,7 @@ class PipelineRunner(Explorer):
         self.cell: tuple[str, Key] | None = None
         self.job: Job | None = None
         self.said = ""
+        self._opening = False
         self._forms: dict[str, ConfigForm] = {}
         self._ticker: Any = None
         self._views: Views | None = None
@@ -108,12 +109,14 @@ class PipelineRunner(Explorer):
                 for stage, config in configs.items()
                 if (given := changes(config))
             }
+            self._opening = True
             self.param.update(
                 place=next((name for name, path in self.places.items() if path == self.run.repository), self.place),
                 output=self.run.name,
                 pipeline=made_by,
                 knobs={stage: given for stage, given in found.items() if given},
             )
+            self._opening = False
         elif not self.place:
             self.place = next(iter(self.places), "")
         self.reload()
@@ -124,7 +127,8 @@ class PipelineRunner(Explorer):
             self.stage = ""
         if not self.output or self.output.removeprefix("runs/") in PIPELINES:
             self.output = f"runs/{self.pipeline.partition('#')[0]}"
-        self.reload()
+        if not self._opening:
+            self.reload()
 
     def reload(self) -> None:
         """Read the run from the repository again."""
