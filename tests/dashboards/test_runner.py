@@ -318,6 +318,7 @@ def test_a_wrong_knob_is_shown_in_the_form_and_stops_the_run(runner):
     runner.form("subtract").reset()
 
 
+@pytest.mark.slow
 def test_a_wrong_query_is_told_with_a_hint(runner):
     runner.main()
     runner.param.update(output="runs/wrong", which="visit IN __import__('os')")
@@ -328,6 +329,7 @@ def test_a_wrong_query_is_told_with_a_hint(runner):
     assert not runner._view().run_button.disabled
 
 
+@pytest.mark.slow
 def test_other_knobs_than_those_of_the_run_are_refused_and_named(runner):
     runner.form("subtract").set({"kernel_order": 2})
     runner.start()

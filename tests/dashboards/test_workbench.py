@@ -254,6 +254,7 @@ def test_a_page_reads_no_file_outside_the_served_folders(tmp_path):
     assert file_within(str(outside / "x.fits"), None) == outside / "x.fits"
 
 
+@pytest.mark.slow
 def test_old_results_and_their_files_go(small):
     for _ in range(KEPT + 2):
         call(small)
