@@ -117,14 +117,14 @@ class DiaExplorer(Explorer):
         _tie(self, self.curve, CURVE_STATE)
         _tie(self, self.map, ("box",))
         watch = self.param.watch
-        watch(lambda _: self._load(), ["run", "other"])
-        watch(lambda _: self._fill(), ["kind", "plane", "only"])
+        watch(lambda *_: self._load(), ["run", "other"])
+        watch(lambda *_: self._fill(), ["kind", "plane", "only"])
         watch(
-            lambda _: self._refilter(),
+            lambda *_: self._refilter(),
             ["bands", "snr_min", "detections_min", "without", "having", "reliability_min", "search", "box"],
         )
-        watch(lambda _: self._show_object(), ["object", "source"])
-        watch(lambda _: self._show_epoch(), "epoch")
+        watch(lambda *_: self._show_object(), ["object", "source"])
+        watch(lambda *_: self._show_epoch(), "epoch")
         self.map.param.watch(lambda event: self._choose_row(event.new), "picked", onlychanged=False)
         self.grid.param.watch(lambda event: self._choose_ids(event.new), "selected")
         self.strip.param.watch(lambda event: setattr(self, "epoch", event.new), "chosen")
@@ -432,12 +432,12 @@ class DiaExplorer(Explorer):
         return pn.Column(self.pane, sizing_mode="stretch_width", margin=0)
 
     def _body(self) -> pn.Column:
-        earlier = pn.widgets.Button(label="‹ previous", button_style="outline", width=100, margin=(2, 4))
-        later = pn.widgets.Button(label="next ›", button_style="outline", width=80, margin=(2, 4))
+        earlier = pn.widgets.Button(label="‹ previous", variant="outline", width=100, margin=(2, 4))
+        later = pn.widgets.Button(label="next ›", variant="outline", width=80, margin=(2, 4))
         earlier.on_click(lambda _: self.previous_epoch())
         later.on_click(lambda _: self.next_epoch())
         title = pn.pane.HTML(pn.bind(self._epoch_words, self.param.epoch), margin=(8, 8), sizing_mode="stretch_width")
-        film = pn.widgets.Toggle.from_param(self.param.film, button_style="outline", width=100, margin=(2, 4))
+        film = pn.widgets.Toggle.from_param(self.param.film, variant="outline", width=100, margin=(2, 4))
         strip = pn.Column(self.strip, visible=self.param.film, sizing_mode="stretch_width", margin=0)
         cutouts = pn.Column(
             pn.Row(earlier, later, film, title), self.triplet_pane, strip, sizing_mode="stretch_width", margin=0
@@ -482,10 +482,9 @@ def _like(name: str, pattern: str) -> bool:
 
 def _tie(one: param.Parameterized, two: param.Parameterized, names: tuple[str, ...]) -> None:
     """Keep parameters of the same names in two objects equal."""
-    one.param.watch(lambda event: _set(two, event), list(names))
-    two.param.watch(lambda event: _set(one, event), list(names))
+    one.param.watch(lambda *events: _set(two, events), list(names))
+    two.param.watch(lambda *events: _set(one, events), list(names))
 
 
-def _set(target: param.Parameterized, event: Any) -> None:
-    if getattr(target, event.name) != event.new:
-        setattr(target, event.name, event.new)
+def _set(target: param.Parameterized, events: tuple[Any, ...]) -> None:
+    target.param.update({event.name: event.new for event in events if getattr(target, event.name) != event.new})

@@ -25,13 +25,13 @@ def filter_panel(explorer: DiaExplorer) -> pn.Column:
         p.search, name="search: id, or RA Dec radius", placeholder="150.075 2.178 30", **wide
     )
     bands = pn.widgets.CheckButtonGroup.from_param(
-        p.bands, name="bands", options=catalogue.bands, color="primary", variant="outline", **wide
+        p.bands, label="bands", options=catalogue.bands, color="primary", variant="outline", **wide
     )
     snr = pn.widgets.FloatInput.from_param(p.snr_min, start=0.0, step=1.0, **wide)
     number = pn.widgets.IntInput.from_param(p.detections_min, start=1, **wide)
     parts: list[Any] = [kind, plane, search]
     if len(explorer.catalogues) == 2:
-        parts.append(pn.widgets.Select.from_param(p.only, name="A | B by position (1 arcsec)", **wide))
+        parts.append(pn.widgets.Select.from_param(p.only, label="A | B by position (1 arcsec)", **wide))
     parts += [pn.pane.HTML("bands", margin=(6, 10, 0, 10)), bands, pn.Row(snr, number, margin=0)]
     if "reliability" in catalogue.sources.names:
         parts.append(pn.widgets.FloatSlider.from_param(p.reliability_min, start=0.0, end=1.0, step=0.01, **wide))
@@ -42,10 +42,10 @@ def filter_panel(explorer: DiaExplorer) -> pn.Column:
                     parameter, name=f"flags: {name}", options=flags, placeholder="choose flags", **wide
                 )
             )
-    every = pn.widgets.Button(label="let everything through", button_style="outline", **wide)
+    every = pn.widgets.Button(label="let everything through", variant="outline", **wide)
     every.on_click(lambda _: explorer.reset())
     boxed = explorer.box is not None
-    no_box = pn.widgets.Button(label="clear the box", button_style="outline", visible=boxed, **wide)
+    no_box = pn.widgets.Button(label="clear the box", variant="outline", visible=boxed, **wide)
     no_box.on_click(lambda _: setattr(explorer, "box", None))
     explorer.param.watch(lambda event: setattr(no_box, "visible", event.new is not None), "box")
     return pn.Column(*parts, no_box, every, sizing_mode="stretch_width", margin=0)

@@ -356,14 +356,14 @@ class LightCurve(pn.viewable.Viewer):
 
     def controls(self) -> pn.FlexBox:
         """Give the controls: what is drawn, the clock, and the period."""
-        every = pn.widgets.Button(label="all bands", button_style="outline", width=86, margin=(4, 2))
-        none = pn.widgets.Button(label="none", button_style="outline", width=60, margin=(4, 2))
+        every = pn.widgets.Button(label="all bands", variant="outline", width=86, margin=(4, 2))
+        none = pn.widgets.Button(label="none", variant="outline", width=60, margin=(4, 2))
         every.on_click(lambda _: self._show_bands(True))
         none.on_click(lambda _: self._show_bands(False))
         small: dict[str, Any] = {"margin": (4, 6)}
         return pn.FlexBox(
-            pn.widgets.Select.from_param(self.param.quantity, name="", width=170, **small),
-            pn.widgets.Select.from_param(self.param.clock, name="", width=140, **small),
+            pn.widgets.Select.from_param(self.param.quantity, label="", width=170, **small),
+            pn.widgets.Select.from_param(self.param.clock, label="", width=140, **small),
             pn.widgets.Checkbox.from_param(self.param.show_forced, margin=(8, 6)),
             pn.widgets.Checkbox.from_param(self.param.show_limits, margin=(8, 6)),
             pn.widgets.Checkbox.from_param(self.param.folded, margin=(8, 6)),
@@ -376,10 +376,10 @@ class LightCurve(pn.viewable.Viewer):
     def fold(self) -> pn.Row:
         """Give the slider of the period."""
         slider = pn.widgets.FloatSlider(
-            name="log₁₀ (period / d)", start=-1.5, end=3.0, step=0.001, value=float(np.log10(self.period)), width=300
+            label="log₁₀ (period / d)", start=-1.5, end=3.0, step=0.001, value=float(np.log10(self.period)), width=300
         )
-        exact = pn.widgets.FloatInput.from_param(self.param.period, name="period [d]", width=130)
-        search = pn.widgets.Button(label="find period", button_style="outline", width=100, align="end")
+        exact = pn.widgets.FloatInput.from_param(self.param.period, label="period [d]", width=130)
+        search = pn.widgets.Button(label="find period", variant="outline", width=100, align="end")
         slider.param.watch(lambda event: setattr(self, "period", float(10**event.new)), "value_throttled")
         search.on_click(self._find)
         return pn.Row(slider, exact, search, visible=self.param.folded, sizing_mode="stretch_width", margin=0)

@@ -98,7 +98,7 @@ class BigTable(pn.viewable.Viewer):
         self.fill(table if isinstance(table, Rows) else Rows(table, id_column), shown)
         self.param.watch(self._choose, ["keep", "filters"])
         self.param.watch(self._arrange, ["sort", "descending"])
-        self.param.watch(lambda _: self._turn(), ["page", "page_size"])
+        self.param.watch(lambda *_: self._turn(), ["page", "page_size"])
         self.param.watch(self._reveal, "selected")
 
     def describe(
