@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def serving(*arguments: str, cache: Path | None = None):
                 break
         else:
             pytest.fail(f"the server did not start: {''.join(told)}")
+        # nobody reads on; a full pipe would stop the server
+        threading.Thread(target=server.stdout.read, daemon=True).start()
         yield found.group().rstrip("/")
     finally:
         server.terminate()
