@@ -14,7 +14,7 @@ def some_sources(n_objects=4, epochs=3, seed=1):
     which = np.repeat(np.arange(n_objects), epochs)
     epoch = np.tile(np.arange(epochs), n_objects)
     flux = 5000.0 - 2000.0 * epoch + 100.0 * which
-    table = Table(
+    return Table(
         {
             "diaSourceId": BIG + 1000 + np.arange(n),
             "diaObjectId": BIG + which,
@@ -36,7 +36,6 @@ def some_sources(n_objects=4, epochs=3, seed=1):
             "isNegative": flux < 0,
         }
     )
-    return table
 
 
 def many_sources(n=1_000_000, seed=2):
