@@ -22,5 +22,7 @@ def inline(translator: nodes.NodeVisitor, node: nodes.math) -> None:
 
 
 def block(translator: nodes.NodeVisitor, node: nodes.math_block) -> None:
-    translator.body.append(f"<div class='math'>{convert(node.astext(), display='block')}</div>")
+    # the theme scrolls wide equations, and would cut off what stands out of the line
+    equation = convert(node.astext(), display="block")
+    translator.body.append(f"<div class='math' style='padding: 0.4em 0'>{equation}</div>")
     raise nodes.SkipNode
