@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
+from astropy.table import Table
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from nightlab.dashboards.explorer import EXPLORERS, default_run
 from nightlab.dashboards.library import Library
+from nightlab.data.runs import Run
 
 SIZES = ((1280, 720), (1920, 1080))
 THEMES = ("default", "dark")
@@ -48,12 +50,44 @@ def serving(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def links(library: Library, chosen: str) -> dict[str, str]:
+def links(library: Library, real: str, simulated: str) -> dict[str, str]:
     """Give the pages worth a picture: name -> path with query."""
-    pages = {"start": "/"}
-    for slug in EXPLORERS:
-        pages[slug] = f"/{slug}?{urlencode({'run': chosen})}"
-    return pages
+    states = {
+        "overview": {"run": real},
+        "images": {"run": real, **interesting(library[real])},
+        "dia": {"run": simulated, **brightest(library[simulated])},
+        "metrics": {"run": real, "metric": "difference.noise_ratio"},
+        "workbench": {"run": real, **interesting(library[real], view=False)},
+    }
+    return {"start": "/", **{slug: f"/{slug}?{urlencode(state)}" for slug, state in states.items()}}
+
+
+def interesting(run: Run, *, view: bool = True) -> dict[str, str]:
+    """Choose the visit with the strongest clean source, and a view around it."""
+    sources = run.get("dia_source")
+    sources = sources[clean(sources) & (np.asarray(sources["psfFlux"]) > 0)]
+    row = sources[np.argmax(np.asarray(sources["snr"], float))]
+    state = {"visit": str(row["visit"]), "detector": str(row["detector"])}
+    if view:
+        state["view"] = f"[{float(row['x']):.0f}, {float(row['y']):.0f}, 240]"
+    return state
+
+
+def clean(sources: Table) -> np.ndarray:
+    """Say which sources have no flag of their pixels and are no dipole."""
+    flags = [name for name in sources.colnames if name.startswith("pixelFlags") or name == "isDipole"]
+    return ~np.any([np.asarray(sources[name], bool) for name in flags], axis=0)
+
+
+def brightest(run: Run) -> dict[str, str]:
+    """Choose the object with the strongest change among those seen most often."""
+    sources, objects = run.get("dia_source"), run.get("dia_object")
+    spoilt = np.unique(sources["diaObjectId"][~clean(sources)])
+    objects = objects[~np.isin(objects["diaObjectId"], spoilt)]
+    often = np.asarray(objects["nDiaSources"]) == np.max(objects["nDiaSources"])
+    columns = [name for name in objects.colnames if name.endswith("_psfFluxSigma")]
+    spread = np.nan_to_num(np.array([np.asarray(objects[name], float) for name in columns])).max(axis=0)
+    return {"object": str(objects["diaObjectId"][np.argmax(np.where(often, spread, -1.0))])}
 
 
 def shoot(page: Page, url: str, wait: int = SETTLE) -> tuple[Image.Image, list[str]]:
@@ -63,19 +97,24 @@ def shoot(page: Page, url: str, wait: int = SETTLE) -> tuple[Image.Image, list[s
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.goto(url)
     page.wait_for_timeout(wait)
+    if "/workbench" in url:
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_text(re.compile(r"^done")).wait_for(timeout=90_000)
+        page.wait_for_timeout(wait)
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB"), troubles
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--run", default="", help="key of the run to show; the first finished night when absent")
+    parser.add_argument("--run", default="stripe82:runs/ApPipe", help="key of the run to show")
+    parser.add_argument("--curves", default="simulated:runs/ApPipe", help="key of the run that shows light curves")
     parser.add_argument("--out", type=Path, default=Path("shots"))
     parser.add_argument("--only", nargs="*", default=[], help="names of pages")
     parser.add_argument("--docs", action="store_true", help="write the pictures of the documentation")
     arguments = parser.parse_args()
     library = Library.below(arguments.folder)
-    pages = links(library, arguments.run or default_run(library))
+    pages = links(library, arguments.run, arguments.curves)
     pages = {name: path for name, path in pages.items() if not arguments.only or name in arguments.only}
     folder = PICTURES if arguments.docs else arguments.out
     folder.mkdir(parents=True, exist_ok=True)
