@@ -63,13 +63,13 @@ def links(library: Library, real: str, simulated: str) -> dict[str, str]:
 
 
 def interesting(run: Run, *, view: bool = True) -> dict[str, str]:
-    """Choose the visit with the strongest clean source, and a view around it."""
+    """Choose the visit with the strongest clean source without neighbours, and a view around it."""
     sources = run.get("dia_source")
-    sources = sources[clean(sources) & (np.asarray(sources["psfFlux"]) > 0)]
+    sources = sources[clean(sources) & alone(sources) & (np.asarray(sources["psfFlux"]) > 0)]
     row = sources[np.argmax(np.asarray(sources["snr"], float))]
     state = {"visit": str(row["visit"]), "detector": str(row["detector"])}
     if view:
-        state["view"] = f"[{float(row['x']):.0f}, {float(row['y']):.0f}, 240]"
+        state["view"] = f"[{float(row['x']):.0f}, {float(row['y']):.0f}, 200]"
     return state
 
 
@@ -77,6 +77,13 @@ def clean(sources: Table) -> np.ndarray:
     """Say which sources have no flag of their pixels and are no dipole."""
     flags = [name for name in sources.colnames if name.startswith("pixelFlags") or name == "isDipole"]
     return ~np.any([np.asarray(sources[name], bool) for name in flags], axis=0)
+
+
+def alone(sources: Table, reach: float = 60.0) -> np.ndarray:
+    """Say which sources have no other of their image within some pixels."""
+    x, y, visit = (np.asarray(sources[name], float) for name in ("x", "y", "visit"))
+    near = (np.abs(x[:, None] - x) < reach) & (np.abs(y[:, None] - y) < reach) & (visit[:, None] == visit)
+    return near.sum(axis=1) == 1
 
 
 def brightest(run: Run) -> dict[str, str]:

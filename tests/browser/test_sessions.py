@@ -21,7 +21,7 @@ def visit(chromium, address, slug):
     page = chromium.new_page()
     page.goto(f"{address}/{slug}")
     page.get_by_label("run", exact=True).first.wait_for()
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(200)
     page.close()
 
 

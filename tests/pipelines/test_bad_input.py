@@ -282,5 +282,5 @@ def test_a_read_only_repository_is_named(with_templates, tmp_path):
         assert "\n  try: " in err
         assert "Traceback" not in err
         # reading it still works
-        assert command_line("metrics", repo, "runs/Templates")[0] == 0
+        assert command_line("metrics", "show", repo, "runs/Templates")[0] == 0
         assert stored(repo, "runs/Templates")[0] == before

@@ -106,16 +106,16 @@ def test_the_command_line_says_what_is_wrong_with_what_was_typed(undisturbed, tm
 
 
 def test_metrics_are_printed_and_checked(undisturbed):
-    code, out, _ = call("metrics", undisturbed, "--json")
+    code, out, _ = call("metrics", "show", undisturbed, "--json")
     assert code == 0
     records = json.loads(out)
     failed = [record for record in records if record["verdict"] == "fail"]
     assert {record["verdict"] for record in records} <= {"pass", "fail", "unknown", "none"}
-    assert call("metrics", undisturbed, "--check")[0] == (4 if failed else 0)
-    code, out, _ = call("metrics", undisturbed, "--by-band")
+    assert call("metrics", "check", undisturbed)[0] == (4 if failed else 0)
+    code, out, _ = call("metrics", "show", undisturbed, "--by-band")
     assert code == 0
     assert [line.split()[:2] for line in out.splitlines() if line.strip().startswith("r ")] == [["r", "3"]]
-    assert call("metrics", undisturbed, "runs/none")[0] == 3
+    assert call("metrics", "show", undisturbed, "runs/none")[0] == 3
 
 
 def test_every_quantum_is_labelled_in_the_metrics(undisturbed):
