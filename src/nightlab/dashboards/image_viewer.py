@@ -297,9 +297,14 @@ class ImageViewer(Explorer):
         def fill(*_: Any) -> None:
             table, busy[0] = self.visits(), True
             bands = {int(row["visit"]): str(row["band"]) for row in table}
-            visit.param.update(options={f"{v}  {band}": v for v, band in sorted(bands.items())}, value=self.visit)
+            visits = {f"{v}  {band}": v for v, band in sorted(bands.items())}
             here = [row for row in table if int(row["visit"]) == self.visit]
             names = {str(row["detector_name"]): int(row["detector"]) for row in here}
+            # a link may ask for what is not there; the choice then says what was asked for
+            for options, value in ((visits, self.visit), (names, self.detector)):
+                if value is not None and value not in options.values():
+                    options[f"{value}"] = value
+            visit.param.update(options=visits, value=self.visit)
             detector.param.update(options=names, value=self.detector)
             busy[0] = False
 

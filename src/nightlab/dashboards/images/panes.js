@@ -13,7 +13,10 @@ const backward = (k, x, y) => {
   const [a, b, c, d, e, f] = map(k), n = a * d - b * c;
   return [(d * (x - e) - b * (y - f)) / n, (-c * (x - e) + a * (y - f)) / n];
 };
-const size = (k) => [figures[k].inner_width, figures[k].inner_height];
+const size = (k) => {
+  const {inner_width: w, inner_height: h} = figures[k].properties;
+  return w.is_unset || h.is_unset ? [0, 0] : [w.get_value(), h.get_value()];
+};
 
 // put a slot's view on the screen, with square pixels
 const place = (k) => {
