@@ -95,7 +95,12 @@ def _mark(plot: Any, cutout: Cutout, lobes: Sequence[Lobe]) -> None:
     if cutout.title != "science" or cutout.values is None:
         return
     size = cutout.values.shape[0]
-    arm, x, y = size * 0.13, cutout.x0 + size * 0.17, cutout.y0 + size * 0.17
+    arm, edge = size * 0.13, size * 0.07
+    # in the lower left corner, far enough from it for arms that point there
+    x, y = (
+        start + edge + 1.5 * arm * max(0.0, *(-direction[k] for direction in cutout.north))
+        for k, start in enumerate((cutout.x0, cutout.y0))
+    )
     for name, (dx, dy) in zip("NE", cutout.north, strict=True):
         plot.segment([x], [y], [x + arm * dx], [y + arm * dy], line_color="#58b7ff", line_width=1.6)
         plot.text([x + 1.35 * arm * dx], [y + 1.35 * arm * dy], [name], text_color="#58b7ff", text_font_size="13px",

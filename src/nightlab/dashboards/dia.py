@@ -100,7 +100,7 @@ class DiaExplorer(Explorer):
         self.map = SkyMap(self._describe)
         self.strip = FilmStrip(reader=self._cutouts, sizing_mode="stretch_width")
         self.grid = BigTable({"diaObjectId": np.zeros(0, np.int64)}, "diaObjectId", height="330px")
-        self.triplet_pane = Pane("cutouts", min_height=250)
+        self.triplet_pane = Pane("cutouts", min_height=200)
         self.card_pane = Pane("the object", min_height=150)
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
         self.filters = pn.Column(sizing_mode="stretch_width", margin=0)
@@ -151,11 +151,11 @@ class DiaExplorer(Explorer):
         self._fill()
         if self.object or self.source or self.search:
             self._show_object()
-        elif len(self.catalogue.objects):
+        elif len(self.catalogue.objects) and self.kind == "objects":
             rows = self.catalogue.objects
             self.object = rows.ids([int(np.lexsort((np.nan_to_num(rows["snr"]), rows["nDiaSources"]))[-1])])[0]
         else:
-            self.source = self.catalogue.sources.ids([int(np.argmax(np.nan_to_num(self.catalogue.snr)))])[0]
+            self._choose_ids(self.catalogue.sources.ids([int(np.argmax(np.nan_to_num(self.catalogue.snr)))]))
         self.pane.ready(self._body())
 
     @classmethod
@@ -293,11 +293,18 @@ class DiaExplorer(Explorer):
 
     def _mark(self) -> None:
         """Show the choice on the map and in the table."""
-        chosen = self.object if self.kind == "objects" else self.source
+        chosen = self.object if self.kind == "objects" else self.source or self._source_of_epoch()
         rows = getattr(self.catalogue, self.kind)
         self.map.mark(rows.find(chosen) if chosen else -1)
         if chosen and self.grid.selected != [chosen]:
             self.grid.selected = [chosen]
+
+    def _source_of_epoch(self) -> str:
+        """Id of the chosen object's source in the chosen epoch; empty where it was not detected."""
+        if self._detections is None or not len(self._detections):
+            return ""
+        there = self._detections["diaSourceId"][epochs_of(self._detections) == self.epoch]
+        return str(there[0]) if len(there) else ""
 
     def _show_object(self) -> None:
         catalogue = self.catalogue
@@ -432,12 +439,12 @@ class DiaExplorer(Explorer):
         return pn.Column(self.pane, sizing_mode="stretch_width", margin=0)
 
     def _body(self) -> pn.Column:
-        earlier = pn.widgets.Button(label="‹ previous", variant="outline", width=100, margin=(2, 4))
-        later = pn.widgets.Button(label="next ›", variant="outline", width=80, margin=(2, 4))
+        earlier = pn.widgets.Button(label="‹ previous", width=100, margin=(2, 4))
+        later = pn.widgets.Button(label="next ›", width=80, margin=(2, 4))
         earlier.on_click(lambda _: self.previous_epoch())
         later.on_click(lambda _: self.next_epoch())
         title = pn.pane.HTML(pn.bind(self._epoch_words, self.param.epoch), margin=(8, 8), sizing_mode="stretch_width")
-        film = pn.widgets.Toggle.from_param(self.param.film, variant="outline", width=100, margin=(2, 4))
+        film = pn.widgets.Toggle.from_param(self.param.film, width=100, margin=(2, 4))
         strip = pn.Column(self.strip, visible=self.param.film, sizing_mode="stretch_width", margin=0)
         cutouts = pn.Column(
             pn.Row(earlier, later, film, title), self.triplet_pane, strip, sizing_mode="stretch_width", margin=0

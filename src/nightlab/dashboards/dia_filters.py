@@ -11,6 +11,9 @@ from nightlab.columns import words
 if TYPE_CHECKING:
     from nightlab.dashboards.dia import DiaExplorer
 
+# what is pressed reads white on the accent, in light and dark
+_ACTIVE = ":host .bk-btn-group .bk-btn.bk-active { color: #ffffff !important; }"
+
 
 def filter_panel(explorer: DiaExplorer) -> pn.Column:
     """Lay out the filters of an explorer that has a catalogue."""
@@ -18,15 +21,14 @@ def filter_panel(explorer: DiaExplorer) -> pn.Column:
     assert catalogue is not None, "there is nothing to filter"
     p: Any = explorer.param
     wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (4, 10)}
+    pressed: dict[str, Any] = {"color": "primary", "variant": "outline", "stylesheets": [_ACTIVE], **wide}
     flags = {words(flag).title: flag for flag in catalogue.flags}
-    kind = pn.widgets.RadioButtonGroup.from_param(p.kind, color="primary", variant="outline", **wide)
-    plane = pn.widgets.RadioButtonGroup.from_param(p.plane, color="primary", variant="outline", **wide)
+    kind = pn.widgets.RadioButtonGroup.from_param(p.kind, **pressed)
+    plane = pn.widgets.RadioButtonGroup.from_param(p.plane, **pressed)
     search = pn.widgets.TextInput.from_param(
         p.search, name="search: id, or RA Dec radius", placeholder="150.075 2.178 30", **wide
     )
-    bands = pn.widgets.CheckButtonGroup.from_param(
-        p.bands, label="bands", options=catalogue.bands, color="primary", variant="outline", **wide
-    )
+    bands = pn.widgets.CheckButtonGroup.from_param(p.bands, label="bands", options=catalogue.bands, **pressed)
     snr = pn.widgets.FloatInput.from_param(p.snr_min, start=0.0, step=1.0, **wide)
     number = pn.widgets.IntInput.from_param(p.detections_min, start=1, **wide)
     parts: list[Any] = [kind, plane, search]
@@ -42,10 +44,10 @@ def filter_panel(explorer: DiaExplorer) -> pn.Column:
                     parameter, name=f"flags: {name}", options=flags, placeholder="choose flags", **wide
                 )
             )
-    every = pn.widgets.Button(label="let everything through", variant="outline", **wide)
+    every = pn.widgets.Button(label="let everything through", **wide)
     every.on_click(lambda _: explorer.reset())
     boxed = explorer.box is not None
-    no_box = pn.widgets.Button(label="clear the box", variant="outline", visible=boxed, **wide)
+    no_box = pn.widgets.Button(label="clear the box", visible=boxed, **wide)
     no_box.on_click(lambda _: setattr(explorer, "box", None))
     explorer.param.watch(lambda event: setattr(no_box, "visible", event.new is not None), "box")
     return pn.Column(*parts, no_box, every, sizing_mode="stretch_width", margin=0)

@@ -72,7 +72,7 @@ def light_curve_figure(
     plot.xaxis.axis_label = _time_label(clock, light_curve, period)
     plot.yaxis.axis_label = light_curve.label
     plot.y_range.flipped = light_curve.magnitudes
-    plot.xaxis.ticker.desired_num_ticks = 5
+    plot.xaxis.ticker.desired_num_ticks = 4
     if not as_date:
         plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
     if not light_curve.magnitudes:
@@ -356,8 +356,8 @@ class LightCurve(pn.viewable.Viewer):
 
     def controls(self) -> pn.FlexBox:
         """Give the controls: what is drawn, the clock, and the period."""
-        every = pn.widgets.Button(label="all bands", variant="outline", width=86, margin=(4, 2))
-        none = pn.widgets.Button(label="none", variant="outline", width=60, margin=(4, 2))
+        every = pn.widgets.Button(label="all bands", width=86, margin=(4, 2))
+        none = pn.widgets.Button(label="none", width=60, margin=(4, 2))
         every.on_click(lambda _: self._show_bands(True))
         none.on_click(lambda _: self._show_bands(False))
         small: dict[str, Any] = {"margin": (4, 6)}
@@ -379,7 +379,7 @@ class LightCurve(pn.viewable.Viewer):
             label="log₁₀ (period / d)", start=-1.5, end=3.0, step=0.001, value=float(np.log10(self.period)), width=300
         )
         exact = pn.widgets.FloatInput.from_param(self.param.period, label="period [d]", width=130)
-        search = pn.widgets.Button(label="find period", variant="outline", width=100, align="end")
+        search = pn.widgets.Button(label="find period", width=100, align="end")
         slider.param.watch(lambda event: setattr(self, "period", float(10**event.new)), "value_throttled")
         search.on_click(self._find)
         return pn.Row(slider, exact, search, visible=self.param.folded, sizing_mode="stretch_width", margin=0)
