@@ -30,7 +30,7 @@ from nightlab.dashboards.images.draw import Box
 from nightlab.dashboards.images.marks import Marks
 from nightlab.dashboards.images.scaling import Limits, Look, palette, ramp, unstretch
 from nightlab.dashboards.states import EmptyState
-from nightlab.dashboards.style import figure
+from nightlab.dashboards.style import described, figure
 
 #: Panes that fit on a page at once.
 SLOTS = 4
@@ -39,8 +39,9 @@ _SCRIPT = Path(__file__).with_name("panes.js")
 
 
 _TEXT: dict[str, Any] = {
-    "text_color": CROSS,
-    "text_outline_color": HALO,
+    "text_color": "#fbbf24",
+    "background_fill_color": HALO,
+    "background_fill_alpha": 0.72,
     "text_font_size": "12px",
     "text_align": "center",
 }
@@ -68,6 +69,7 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.figure = figure(
+            "image",
             x_range=Range1d(0, 1),
             y_range=Range1d(0, 1),
             tools="pan,wheel_zoom",
@@ -115,6 +117,14 @@ class Slot:
         for item in (*(item for pair in self._compass for item in pair), self._ruler, self._length):
             self.figure.add_layout(item)
         self.empty = Div(visible=True, sizing_mode="stretch_both", text="")
+        self._said: dict[str, Any] = {}
+
+    def _news(self, what: str, *value: Any) -> bool:
+        """Whether something is other than when it was said last; Bokeh sends whatever is set, changed or not."""
+        if self._said.get(what) == value:
+            return False
+        self._said[what] = value
+        return True
 
     def frame(self, name: str) -> Frame:
         """Give the image of a layer, making it on first use, and hide the others."""
@@ -137,7 +147,12 @@ class Slot:
 
     def caption(self, text: str, look: Look, limits: Limits, unit: str) -> None:
         """Write the title and the colour bar."""
-        self.figure.title.text = text
+        if self._news("title", text):
+            self.figure.title.text = text
+        if self.figure.html_attributes["aria-label"] != text:
+            self.figure.html_attributes = described(text)
+        if not self._news("bar", look, limits, unit):
+            return
         self.bar_mapper.palette = ramp(look.colours, 256)
         ticks = np.linspace(0, 1, 5)
         values = unstretch(ticks, look, limits)
@@ -149,6 +164,8 @@ class Slot:
 
     def compass(self, north: tuple[float, float] | None, east: tuple[float, float] | None) -> None:
         """Draw arrows to north and east, or take them away."""
+        if not self._news("compass", north, east):
+            return
         for (arrow, label), direction, name in zip(self._compass, (north, east), "NE", strict=True):
             dx, dy = direction or (0.0, 0.0)
             there = direction is not None
@@ -160,8 +177,16 @@ class Slot:
         size = box.scale * (arcsec or 1.0)
         length, text = round_length(90 * size, sky=arcsec is not None)
         right, bar = box.width - 16, length / size
+        if not self._news("ruler", right, bar, text):
+            return
         self._ruler.update(x_start=right - bar, x_end=right, y_start=18, y_end=18, visible=True)
         self._length.update(x=right - bar / 2, y=22, text=text, visible=True)
+
+    def net(self, xs: list[Any], ys: list[Any], labels: list[tuple[float, float, str]]) -> None:
+        """Draw lines of constant right ascension and declination, and what they are called."""
+        if self._news("net", [x.tolist() for x in xs], [y.tolist() for y in ys], labels):
+            self.lines.data = {"xs": xs, "ys": ys}
+            self.names.data = {name: [label[k] for label in labels] for k, name in enumerate(("x", "y", "text"))}
 
     def draw_marks(self, key: str, marks: Marks | None, x: Any, y: Any, dense: Any, box: Box | None) -> None:
         """Draw a catalogue as marks at (x, y), or as the picture `dense` of the box; nothing without `marks`."""
@@ -174,7 +199,7 @@ class Slot:
             drawn = (
                 self.figure.scatter(
                     "x", "y", source=points, marker=marks.marker, size=marks.size, fill_color=None,
-                    line_color=marks.colour, line_width=1.5, level="overlay", name=f"marks-{self.number}-{key}",
+                    line_color=marks.colour, line_width=1.3, level="overlay", name=f"marks-{self.number}-{key}",
                 ),
                 self.figure.image("image", "x", "y", "dw", "dh", source=many, color_mapper=mapper, level="overlay"),
             )  # fmt: skip
@@ -184,7 +209,9 @@ class Slot:
             renderer.visible = marks is not None
         if marks is None:
             return
-        points.data = {"x": list(x), "y": list(y)}
+        places = {"x": list(x), "y": list(y)}
+        if self._news(f"marks {key}", places):
+            points.data = places
         if dense is not None and box is not None:
             many.data = {
                 "image": [dense],

@@ -13,7 +13,7 @@ Every explorer that shows pixels uses this component::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -385,9 +385,9 @@ class ImagePanes(pn.viewable.Viewer):
         return tuple(own.get(plane, -1) for plane in planes), tuple(self.colour_of(plane) for plane in planes)
 
     def _listen(self) -> None:
-        self.board.moved.on_change("data", lambda _attr, _old, new: self.moved(new))
+        self.board.moved.on_change("data", _at_once(self.moved))
         self.board.pointed.on_change(
-            "data", lambda _attr, _old, new: self.point(int(new["slot"][0]), float(new["x"][0]), float(new["y"][0]))
+            "data", _at_once(lambda new: self.point(int(new["slot"][0]), float(new["x"][0]), float(new["y"][0])))
         )
         for slot in self.board.slots:
             slot.figure.on_event(SelectionGeometry, self._boxer(slot.number))
@@ -513,8 +513,7 @@ class ImagePanes(pn.viewable.Viewer):
         labels: list[tuple[float, float, str]] = []
         if self.grid and layer.projection is not None:
             xs, ys, labels = grid_lines(layer.projection, box.edges)
-        slot.lines.data = {"xs": xs, "ys": ys}
-        slot.names.data = {key: [label[k] for label in labels] for k, key in enumerate(("x", "y", "text"))}
+        slot.net(xs, ys, labels)
 
     def _draw_marks(self) -> None:
         for k, name in enumerate(self.shown):
@@ -549,6 +548,16 @@ class ImagePanes(pn.viewable.Viewer):
 
     def __panel__(self) -> pn.viewable.Viewable:
         return pn.pane.Bokeh(self.board.grid, sizing_mode="stretch_both", min_height=420, margin=0)
+
+
+def _at_once(act: Callable[[Any], None]) -> Callable[[str, Any, Any], None]:
+    """Answer a change in the browser with one message: each costs time there and here, whatever is in it."""
+
+    def changed(_attr: str, _old: Any, new: Any) -> None:
+        with pn.io.hold():
+            act(new)
+
+    return changed
 
 
 def _has_loop() -> bool:

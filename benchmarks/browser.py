@@ -1,0 +1,204 @@
+"""A served page and a browser in front of it: what travels between them, and when something is on the screen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+ADDRESS = re.compile(r"http://[\w.]+:\d+\S*")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+SIZE = {"width": 1280, "height": 720}
+REST = 0.5  # seconds without a message, and with all messages answered, after which an answer is over
+LONGEST = 120.0  # seconds anything may take
+
+#: Which of the named figures are on the screen with something drawn in them.
+DRAWN = """(names) => {
+  if (!window.Bokeh || !Bokeh.documents.length) return false;
+  const models = [...Bokeh.documents[0]._all_models.values()].filter((m) => m.type === "Figure");
+  const full = (r) => r.visible && Object.values(r.data_source?.data ?? {}).some((c) => c.length > 0);
+  const drawn = (m) => !m.properties.inner_width.is_unset && m.inner_width > 0 && m.renderers.some(full);
+  return names.every((name) => models.some((m) => (m.name ?? "").match(new RegExp(name)) && drawn(m)));
+}"""
+#: Whether every pane of an image viewer has the copy that fits its view.
+FINE = """(panes) => {
+  if (!window.Bokeh || !Bokeh.documents.length) return false;
+  const there = [...Bokeh.documents[0]._all_models.values()].filter(
+    (m) => (m.name ?? "").startsWith("fine-") && m.visible && m.data_source.data.image.length);
+  return there.length === panes;
+}"""
+PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+#: Remember when the pointer moved last, and when the words it calls up changed last.
+HEAR = """() => {
+  const within = (root) => [...root.querySelectorAll("*")].filter((e) => e.shadowRoot)
+    .flatMap((e) => [e.shadowRoot, ...within(e.shadowRoot)]);
+  window.heard = {moved: 0, told: 0};
+  document.addEventListener("mousemove", () => { heard.moved = performance.now() }, true);
+  const told = new MutationObserver(() => { heard.told = performance.now() });
+  for (const root of within(document)) if (root.querySelector(PLACE)) {
+    told.observe(root, {childList: true, subtree: true, characterData: true});
+  }
+}"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    address: str
+    process: int
+    seconds: float  # until it said that it is ready
+
+
+@contextlib.contextmanager
+def serving(*command: str | Path) -> Iterator[Served]:
+    """Run a program that prints the address of its pages, with an empty cache; it ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-cache-") as cache:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": cache}
+        begin = time.monotonic()
+        server = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )  # fmt: skip
+        try:
+            told = []
+            for line in server.stdout:
+                told.append(line)
+                if found := ADDRESS.search(line):
+                    break
+            else:
+                raise SystemExit(f"the server did not start:\n{''.join(told)}")
+            seconds = time.monotonic() - begin
+            # nobody reads on; a full pipe would stop the server
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            yield Served(found.group().rstrip("/"), server.pid, seconds)
+        finally:
+            server.terminate()
+            try:
+                server.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser that has shown a page before."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        program = None
+    if program is None:
+        print("skipped: Chromium and playwright are needed: apt install chromium, pip install playwright")
+        raise SystemExit(0)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        page = browser.new_page()
+        page.goto("data:text/html,<canvas></canvas>")
+        page.close()
+        yield browser
+        browser.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for something that was done.
+
+    Attributes
+    ----------
+    milliseconds
+        From the message that asked leaving the browser to the last of the answer arriving: time of the server.
+    kilobytes
+        Received, all messages together.
+    messages
+        Received.
+    """
+
+    milliseconds: float
+    kilobytes: float
+    messages: int
+
+
+class Tab:
+    """A tab of its own session, whose messages are counted by the browser itself."""
+
+    def __init__(self, browser: Any) -> None:
+        self.context = browser.new_context(viewport=SIZE)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(1000 * LONGEST)
+        self.frames: list[tuple[float, bool, int]] = []  # when [s], received or not, bytes
+        self._last, self._unanswered = 0.0, 0
+        protocol = self.context.new_cdp_session(self.page)
+        protocol.on("Network.webSocketFrameSent", lambda event: self._count(event, received=False))
+        protocol.on("Network.webSocketFrameReceived", lambda event: self._count(event, received=True))
+        protocol.send("Network.enable")
+
+    def _count(self, event: dict[str, Any], *, received: bool) -> None:
+        payload = event["response"]["payloadData"]
+        binary = event["response"]["opcode"] == 2  # binary ones are told in base64
+        size = len(payload) * 3 // 4 - payload.count("=", -2) if binary else len(payload.encode())
+        if not binary and '"msgtype"' in payload:
+            self._unanswered += '"PATCH-DOC"' in payload and not received
+            self._unanswered -= '"OK"' in payload and received
+        self.frames.append((event["timestamp"], received, size))
+        self._last = time.monotonic()
+
+    def open(self, address: str, slug: str, ready: Callable[[Tab], Any], **query: Any) -> float:
+        """Open a page; seconds until it is drawn."""
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()}
+        begin = time.monotonic()
+        self.page.goto(f"{address}/{slug}?{urlencode(texts)}", wait_until="commit")
+        ready(self)
+        self.page.evaluate(PAINTED)
+        return time.monotonic() - begin
+
+    def rest(self) -> None:
+        """Wait until nothing travels any more."""
+        self._last = time.monotonic()
+        while time.monotonic() < self._last + REST or self._unanswered > 0:
+            self.page.wait_for_timeout(50)
+
+    def answer(self, act: Callable[[], Any]) -> Answer:
+        """Do something and wait for all of the answer."""
+        self.rest()
+        self.frames.clear()
+        act()
+        self.rest()
+        asked, ages, received = 0.0, [], [size for _, come, size in self.frames if come]
+        for when, come, _ in sorted(self.frames):
+            if not come:
+                asked = when
+            elif asked:
+                ages.append(when - asked)
+        if not ages:
+            raise SystemExit("the page did not ask the server for anything")
+        return Answer(1000 * max(ages), sum(received) / 1e3, len(received))
+
+    def hover(self, place: str, x: float, y: float) -> tuple[Answer, float]:
+        """Move the pointer to a place; the answer, and the milliseconds until the words at `place` had changed."""
+        if not self.page.evaluate("() => window.heard !== undefined"):
+            self.page.evaluate(HEAR.replace("PLACE", json.dumps(place)))
+        found = self.answer(lambda: self.page.mouse.move(x, y))
+        heard = self.page.evaluate("() => heard")
+        return found, heard["told"] - heard["moved"]
+
+    def drawn(self, *figures: str) -> None:
+        """Wait until figures, by regular expressions of their names, show something."""
+        self.page.wait_for_function(DRAWN, arg=list(figures), polling="raf")
+
+    def close(self) -> None:
+        """End the session."""
+        self.context.close()
