@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,33 @@ def stripe82() -> Path:
 @pytest.fixture(scope="session")
 def night(tmp_path_factory) -> Path:
     """Folder of a repository with a finished tiny night; made once, whatever the number of test processes."""
+    return _once(tmp_path_factory, "finished-night", _make_night) / "lab"
+
+
+@pytest.fixture(scope="session")
+def stripe82_night(stripe82, tmp_path_factory) -> Path:
+    """Folder of a repository with the r band of Stripe 82, run by the command line; copy it, never write into it."""
+    return _once(tmp_path_factory, "finished-stripe82", _make_stripe82_night) / "stripe82"
+
+
+def _once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """Fill a folder that all test processes share."""
     root = tmp_path_factory.getbasetemp()
-    shared = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "finished-night"
+    shared = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / name
     shared.mkdir(exist_ok=True)
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "done").exists():
-            _make_night(shared)
+            make(shared)
             (shared / "done").touch()
-    return shared / "lab"
+    return shared
+
+
+def _make_stripe82_night(folder: Path) -> None:
+    """Run both pipelines on one band."""
+    for pipeline in ("Templates", "ApPipe"):
+        place = ["--data", "stripe82", "-b", str(folder / "stripe82"), "-d", "band = 'r'", "--quiet"]
+        _call([sys.executable, "-m", "nightlab.cli", "run", pipeline, *place])
 
 
 def _make_night(folder: Path) -> None:
@@ -51,11 +70,10 @@ def _make_night(folder: Path) -> None:
     )
     script = folder / "make.py"
     script.write_text(code)
-    made = subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )
+    _call([sys.executable, str(script), str(folder)])
+
+
+def _call(command: list[str]) -> None:
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    made = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **one_thread})
     assert made.returncode == 0, made.stderr[-4000:]

@@ -1,5 +1,7 @@
+import io
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from typer.testing import CliRunner
 
 import nightlab
 from nightlab.cli import app
+from nightlab.cli.common import show
+from nightlab.cli.run import environment_knobs
+from nightlab.errors import BadInput
 from nightlab.pipelines.table import STAGES
 from nightlab.simulate import small_pair
 
@@ -57,11 +62,17 @@ def test_stages_are_listed_with_what_they_read_and_make():
 def test_a_stage_shows_its_knobs_under_the_names_set_takes():
     code, out, _ = call("stages", "calibrate", "--json")
     assert code == 0
-    knobs = {record["knob"]: record for record in json.loads(out[out.index("[") :])}
+    told = json.loads(out)
+    assert told["reads"] == "raw, bias, flat, reference"
+    knobs = {record["knob"]: record for record in told["knobs"]}
     assert knobs["astrometry.min_snr"]["default"] == "10.0"
     assert all(record["meaning"] for record in knobs.values())
+    out = call("stages", "calibrate")[1]
+    assert "visit_image" in out
+    assert "astrometry.min_snr" in out
     # a stage without knobs
     assert call("stages", "gather_metrics")[0] == 0
+    assert json.loads(call("stages", "gather_metrics", "--json")[1])["knobs"] == []
 
 
 @pytest.mark.parametrize(
@@ -128,6 +139,23 @@ def test_subtract_finds_what_changed(pair, tmp_path):
     assert output.stat().st_mtime_ns == before
 
 
+def test_subtract_lists_what_changed(pair, tmp_path):
+    folder, transients = pair
+    science, template, output = folder / "science.fits", folder / "template.fits", tmp_path / "difference.fits"
+    code, out, _ = call("subtract", science, template, "-o", output, "--json")
+    assert code == 0
+    told = json.loads(out)
+    table = Table.read(told["dia_source"])
+    assert [row["x"] for row in told["changed"]] == list(table["x"])
+    assert {row["metric"] for row in told["metrics"]} >= {"noise_ratio", "n_kernel_stars"}
+    code, out, err = call("subtract", science, template, "-o", output, "--overwrite", "--quiet")
+    assert (code, out, err) == (0, "", "")
+    out = call("subtract", science, template, "-o", output, "--overwrite")[1]
+    most = max(told["changed"], key=lambda row: abs(row["snr"]))
+    assert f"{most['snr']:.4g}" in out
+    assert len(transients) == 6
+
+
 def test_subtract_names_what_it_cannot_use(pair, tmp_path):
     folder, _ = pair
     good, output = folder / "template.fits", tmp_path / "difference.fits"
@@ -159,3 +187,43 @@ def test_subtract_needs_common_sky(pair, tmp_path):
     assert code == 1
     assert "\n  try: " in err
     assert not list(tmp_path.glob("difference*"))
+
+
+def test_knobs_of_the_environment_are_read():
+    environment = {"NIGHTLAB__SUBTRACT__STARS__MIN_SNR": "30", "NIGHTLAB_DATA": "/data", "HOME": "/root"}
+    assert environment_knobs(environment) == {("subtract", "stars.min_snr"): "30"}
+    for name in ("NIGHTLAB__NOPE__X", "NIGHTLAB__SUBTRACT", "NIGHTLAB__SUBTRACT____X"):
+        with pytest.raises(BadInput, match=name):
+            environment_knobs({name: "1"})
+
+
+def test_a_variable_that_names_no_stage_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("NIGHTLAB__SUBTRAKT__KERNEL_ORDER", "2")
+    code, _, err = call("run", "ApPipe", "-b", tmp_path)
+    assert code == 2
+    assert "NIGHTLAB__SUBTRAKT__KERNEL_ORDER" in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_tables_of_its_width(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table({"name": ["first", "second"], "flux": [1.23456, 10.0], "what": ["many words " * 9, "[b]few[/b]"]})
+    table["flux"].unit = "nJy"
+    show(table)
+    told = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
+    assert max(len(line) for line in told.splitlines()) <= 60
+    assert told.count("many") == 9
+    assert all(word in told for word in ("1.235", "nJy", "[b]few[/b]"))
+
+
+def test_what_is_not_finite_or_masked_is_null_in_json(capsys):
+    table = Table({"a": [1.5, np.nan, np.inf], "n": [1, 2, 2**62]}, masked=True)
+    table["n"].mask[0] = True
+    show(table, as_json=True)
+    rows = [{"a": 1.5, "n": None}, {"a": None, "n": 2}, {"a": None, "n": 2**62}]
+    assert json.loads(capsys.readouterr().out) == rows

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nightlab.cli import completion
 from nightlab.cli.common import FAILED, MISSING, JsonOption, VerboseOption, exit_codes, show
 
 if TYPE_CHECKING:
@@ -18,10 +19,17 @@ if TYPE_CHECKING:
 app = typer.Typer(name="catalog", help="What can be opened by name.", no_args_is_help=True)
 
 CatalogOption = Annotated[
-    str, typer.Option("--catalog", "-c", help="A catalogue of ours, or the path of one of your own.")
+    str,
+    typer.Option(
+        "--catalog",
+        "-c",
+        help="A catalogue of ours, or the path of one of your own.",
+        autocompletion=completion.catalogues,
+    ),
 ]
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Entries or parts, such as stripe82; all when absent.")
+    list[str] | None,
+    typer.Argument(help="Entries or parts, such as stripe82; all when absent.", autocompletion=completion.entries),
 ]
 
 
@@ -76,7 +84,9 @@ def check(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Data sets or entries.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Data sets or entries.", autocompletion=completion.data_sets)
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All data sets.")] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -108,7 +118,10 @@ def fetch(
 @app.command("export-v2")
 def export(
     catalogue: Annotated[
-        str, typer.Argument(help="A catalogue of ours, or the path of one of your own.")
+        str,
+        typer.Argument(
+            help="A catalogue of ours, or the path of one of your own.", autocompletion=completion.catalogues
+        ),
     ] = "nightlab",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; printed when absent.")] = None,
     verbose: VerboseOption = False,

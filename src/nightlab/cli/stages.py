@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import BaseModel
 
-from nightlab.cli.common import USAGE, JsonOption, show
+from nightlab.cli import completion
+from nightlab.cli.common import JsonOption, VerboseOption, exit_codes, print_json, records, show
+from nightlab.errors import BadInput
+
+if TYPE_CHECKING:
+    from nightlab.pipelines.table import Stage
 
 
 def stages(
-    name: Annotated[str | None, typer.Argument(help="One stage, with its knobs.")] = None, as_json: JsonOption = False
+    name: Annotated[
+        str | None, typer.Argument(help="One stage, with its knobs.", autocompletion=completion.stages)
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """List the stages, or the inputs, outputs and knobs of one."""
-    from astropy.table import Table
+    with exit_codes(verbose):
+        from astropy.table import Table
 
-    from nightlab.pipelines.table import STAGES, load
+        from nightlab.pipelines.table import STAGES, load
 
-    if name is None:
-        rows = [(s.name, ", ".join(s.dimensions), ", ".join(d.name for d in s.inputs.values()),
-                 ", ".join(d.name for d in s.outputs.values())) for s in STAGES.values()]  # fmt: skip
-        show(Table(rows=rows, names=("stage", "per", "reads", "makes")), as_json=as_json)
-        return
-    if name not in STAGES:
-        print(f"nightlab: there is no stage {name}; there are {', '.join(STAGES)}", file=sys.stderr)
-        raise typer.Exit(USAGE)
-    stage = STAGES[name]
-    print(f"{stage.function.replace(':', '.')}\n")
-    if stage.config:
-        knobs = list(knob_rows(load(stage.config)()))
-        show(Table(rows=knobs, names=("knob", "default", "meaning")), as_json=as_json)
+        if name is None:
+            show(Table(rows=[_row(stage) for stage in STAGES.values()]), as_json=as_json)
+            return
+        if name not in STAGES:
+            raise BadInput(f"there is no stage {name}", hint=f"there are {', '.join(STAGES)}")
+        stage = STAGES[name]
+        rows = list(knob_rows(load(stage.config)())) if stage.config else []
+        knobs = Table(rows=rows or None, names=("knob", "default", "meaning"), dtype=(str, str, str))
+        told = {**_row(stage), "function": stage.function.replace(":", ".")}
+        if as_json:
+            print_json({**told, "knobs": records(knobs)})
+            return
+        for title in ("function", "per", "reads", "makes"):
+            print(f"{title:<11}{told[title]}")
+        if rows:
+            print()
+            show(knobs)
+            print(f"\nturn one   nightlab run PIPELINE --data ENTRY --set {name}.{rows[0][0]}={rows[0][1]}")
+
+
+def _row(stage: Stage) -> dict[str, str]:
+    return {
+        "stage": stage.name,
+        "per": ", ".join(stage.dimensions),
+        "reads": ", ".join(dataset.name for dataset in stage.inputs.values()),
+        "makes": ", ".join(dataset.name for dataset in stage.outputs.values()),
+    }
 
 
 def knob_rows(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -138,8 +138,21 @@ def pipeline_graph(pipeline: Pipeline) -> PipelineGraph:
         raise BadInput(f"the pipeline cannot be set up: {' '.join(reason.split())}", hint=hint) from error
 
 
-def build_graph(stages: PipelineGraph, butler: Butler, query: str) -> PredictedQuantumGraph:
+def build_graph(
+    stages: PipelineGraph, butler: Butler, query: str, *, output_run: str | None = None
+) -> PredictedQuantumGraph:
     """Find every quantum that a query selects, whether its results exist or not.
+
+    Parameters
+    ----------
+    stages
+        The pipeline.
+    butler
+        Its default collections are read.
+    query
+        Butler expression.
+    output_run
+        Where results would go; that of `butler` when absent. It need not exist.
 
     Raises
     ------
@@ -151,7 +164,9 @@ def build_graph(stages: PipelineGraph, butler: Butler, query: str) -> PredictedQ
     with _listening("lsst.pipe.base", logging.ERROR) as remarks:
         try:
             # outputs of an earlier attempt keep their ids; what becomes of them is decided by `make_plan`
-            builder = AllDimensionsQuantumGraphBuilder(stages, butler, where=query, clobber=True)
+            builder = AllDimensionsQuantumGraphBuilder(
+                stages, butler, where=query, clobber=True, output_run=output_run
+            )
             graph = builder.finish(attach_datastore_records=False).assemble()
         except FileNotFoundError as error:
             raise MissingData(f"the pipeline needs something that is not there: {error}") from error
@@ -318,6 +333,23 @@ def config_changes(graph: PredictedQuantumGraph, butler: Butler) -> list[str]:
             if before.get(key) != now.get(key)
         ]
     return changes
+
+
+def refuse_changes(graph: PredictedQuantumGraph, butler: Butler) -> None:
+    """Make sure that the output run was made with the knobs of the graph, or is new.
+
+    Raises
+    ------
+    BadInput
+        When it was not; the message names the knobs.
+    """
+    changes = config_changes(graph, butler)
+    if changes:
+        raise BadInput(
+            f"{butler.run} was made with another configuration: {'; '.join(changes)}",
+            hint="choose a new output run, or go back to the old values",
+            changes=changes,
+        )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

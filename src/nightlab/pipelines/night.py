@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lsst.daf.butler import DataCoordinate
+from astropy.table import Table
+from lsst.daf.butler import Butler, DataCoordinate
 
 from nightlab.data.catalogs import prepare, prepared_in
 from nightlab.data.instruments import INSTRUMENTS
@@ -16,7 +18,14 @@ from nightlab.data.repository import input_collections, open_repository
 from nightlab.data.runs import TEMPLATES_RUN, apdb_folder
 from nightlab.errors import BadInput, MissingData
 from nightlab.pipelines.events import Listener, silent_listener
-from nightlab.pipelines.graph import load_pipeline, stage_names
+from nightlab.pipelines.graph import (
+    build_graph,
+    load_pipeline,
+    make_plan,
+    pipeline_graph,
+    refuse_changes,
+    stage_names,
+)
 from nightlab.pipelines.ledger import RunReport
 from nightlab.pipelines.run import run as run_pipeline
 
@@ -92,6 +101,9 @@ def run(
     visits. A template visit that fails is left out; it is tried again the next time, and differences that lack it are
     then made again.
 
+    A part of a pipeline, such as ``ApPipe#subtract``, reads what the stages before it have made from its own output
+    run, and what is not there from that of the whole pipeline, ``runs/ApPipe``.
+
     Parameters
     ----------
     pipeline
@@ -147,13 +159,12 @@ def run(
     apdb = None
     if "fill_apdb" in stages:
         apdb = Path(config.setdefault("fill_apdb.uri", str(apdb_folder(source.repository, output))))
-    base = {TEMPLATES: source.template or source.science, "SingleFrame": source.everything}.get(name, source.science)
     report = run_pipeline(
         pipeline,
         source.repository,
-        query=" AND ".join(part for part in (base, f"({query})" if query else "") if part),
+        query=_question(source, name, query),
         output_run=output,
-        inputs=_inputs(source, name),
+        inputs=_inputs(source, pipeline, output),
         config=config,
         **calling,
     )
@@ -178,11 +189,27 @@ def _templates(source: _Source, config: Mapping[str, Any], **calling: Any) -> Ru
     )
 
 
-def _knobs(pipeline: str, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Sort values by the pipelines, of those that are going to run, whose stages they are for."""
+def stages_for(pipeline: str) -> set[str]:
+    """Name the stages whose knobs can be set for a pipeline: its own, all of it, and those of the templates it needs.
+
+    Raises
+    ------
+    BadInput, MissingData
+        When there is no such pipeline.
+    """
+    return set().union(*_stages(pipeline).values())
+
+
+def _stages(pipeline: str) -> dict[str, set[str]]:
+    """Name the stages of the pipelines that are going to run."""
     name = stage_names(pipeline)
     whole = {name: pipeline.partition("#")[0]} | ({TEMPLATES: TEMPLATES} if name == "ApPipe" else {})
-    stages = {title: set(load_pipeline(file).task_labels) for title, file in whole.items()}
+    return {title: set(load_pipeline(file).task_labels) for title, file in whole.items()}
+
+
+def _knobs(pipeline: str, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sort values by the pipelines, of those that are going to run, whose stages they are for."""
+    stages = _stages(pipeline)
     known = sorted(set().union(*stages.values()))
     unknown = sorted(set(overrides) - set(known))
     if unknown:
@@ -197,13 +224,98 @@ def _knobs(pipeline: str, overrides: Mapping[str, Mapping[str, Any]]) -> dict[st
     }
 
 
-def _inputs(source: _Source, name: str) -> tuple[str, ...]:
-    """Give the collections a pipeline reads: templates first where there are any."""
-    if name == TEMPLATES:
-        return source.collections
+def preview(
+    pipeline: str,
+    data: str | None = None,
+    repository: str | Path | None = None,
+    *,
+    query: str = "",
+    output_run: str = "",
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Table:
+    """Say what `run` would do with the same arguments. Nothing is written.
+
+    Returns
+    -------
+    astropy.table.Table
+        One row per stage: the output run, its quanta, and how many of them are there already and to do. An earlier
+        stage that makes less than expected leaves less to do.
+
+    Raises
+    ------
+    MissingData
+        When the repository of the entry has not been prepared yet, and whenever `run` would.
+    BadInput
+        Whenever `run` would.
+    """
+    name = stage_names(pipeline)
+    stages = load_pipeline(pipeline).task_labels
+    knobs = _knobs(pipeline, overrides or {})
+    if data is not None:
+        folder = Path(repository or Path("nightlab-data", data))
+        try:
+            prepared_in(folder)
+        except MissingData as error:
+            hint = "run it once without --dry-run; what is there is not made again"
+            raise MissingData(f"{folder} is not prepared yet, and a dry run makes nothing", hint=hint) from error
+    source = _source(data, repository, None)
+    rows: list[tuple[str, str, int, int, int]] = []
+    if name == "ApPipe" and "warp_template" in stages and source.template and not _finished(source.repository):
+        rows += _forecast(
+            source, TEMPLATES, knobs[TEMPLATES], query=source.template, output=TEMPLATES_RUN, inputs=source.collections
+        )
+    output = output_run or f"runs/{name}"
+    rows += _forecast(
+        source,
+        pipeline,
+        knobs[name],
+        query=_question(source, name, query),
+        output=output,
+        inputs=_inputs(source, pipeline, output),
+    )
+    return Table(rows=rows, names=("output run", "stage", "quanta", "there", "to do"))
+
+
+def _forecast(
+    source: _Source, pipeline: str, config: Mapping[str, Any], *, query: str, output: str, inputs: Sequence[str]
+) -> list[tuple[str, str, int, int, int]]:
+    """Count quanta by stage, in the order in which they would run."""
+    config = dict(config)
+    stages = load_pipeline(pipeline)
+    if "fill_apdb" in stages.task_labels:
+        config.setdefault("fill_apdb.uri", str(apdb_folder(source.repository, output)))
     with open_repository(source.repository) as butler:
-        there = list(butler.collections.query("runs/*"))
-    return (TEMPLATES_RUN, *source.collections) if TEMPLATES_RUN in there else source.collections
+        new = output not in butler.collections.query("*")
+    place = {"run": None, "collections": inputs} if new else {"run": output, "collections": [output, *inputs]}
+    with Butler.from_config(str(source.repository), writeable=False, **place) as butler:
+        graph = build_graph(pipeline_graph(load_pipeline(pipeline, config)), butler, query, output_run=output)
+        labels = Counter(str(info["task_label"]) for info in graph.quantum_only_xgraph.nodes.values())
+        there: Counter[str] = Counter()
+        if not new:
+            refuse_changes(graph, butler)
+            nodes = graph.quantum_only_xgraph.nodes
+            there.update(str(nodes[key]["task_label"]) for key in make_plan(graph, butler).complete)
+    return [
+        (output, stage, labels[stage], there[stage], labels[stage] - there[stage])
+        for stage in graph.pipeline_graph.tasks
+        if labels[stage]
+    ]
+
+
+def _question(source: _Source, name: str, query: str) -> str:
+    """Join what the pipeline works on with what was asked for."""
+    base = {TEMPLATES: source.template or source.science, "SingleFrame": source.everything}.get(name, source.science)
+    return " AND ".join(part for part in (base, f"({query})" if query else "") if part)
+
+
+def _inputs(source: _Source, pipeline: str, output: str) -> tuple[str, ...]:
+    """Give the collections a pipeline reads: for a part of one what the whole has made, then templates."""
+    name = stage_names(pipeline)
+    with open_repository(source.repository) as butler:
+        there = set(butler.collections.query("runs/*"))
+    wanted = [f"runs/{name}"] if "#" in pipeline else []
+    wanted += [TEMPLATES_RUN] if name != TEMPLATES else []
+    return (*(run for run in dict.fromkeys(wanted) if run in there and run != output), *source.collections)
 
 
 def _finished(repository: Path) -> bool:

@@ -17,7 +17,7 @@ from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError
 
 from nightlab.errors import BadInput, MissingData, NightLabError, RunLocked
 from nightlab.pipelines.events import Listener, silent_listener
-from nightlab.pipelines.graph import Plan, build_graph, config_changes, load_pipeline, make_plan, pipeline_graph
+from nightlab.pipelines.graph import Plan, build_graph, load_pipeline, make_plan, pipeline_graph, refuse_changes
 from nightlab.pipelines.ledger import RunReport, close_ledger, open_ledger, settle, tell
 from nightlab.pipelines.runner import run_quanta, work_of
 from nightlab.pipelines.tasks import write_error
@@ -214,13 +214,7 @@ def _open(place: Place) -> Butler:
 
 def _prepare(butler: Butler, plan: Plan) -> None:
     """Refuse a changed configuration; else record it and clear what no longer stands."""
-    changes = config_changes(plan.graph, butler)
-    if changes:
-        raise BadInput(
-            f"{butler.run} was made with another configuration: {'; '.join(changes)}",
-            hint="choose a new output run, or go back to the old values",
-            changes=changes,
-        )
+    refuse_changes(plan.graph, butler)
     if not plan.to_do:
         return
     plan.graph.pipeline_graph.register_dataset_types(butler, include_packages=True)
