@@ -1,10 +1,13 @@
 """Fetching a data set, against a server on this machine that can be told to misbehave."""
 
+import errno
 import hashlib
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,17 +25,27 @@ CONTENT = {
 
 
 class Server:
-    """Serves `content`; `break_after` bytes it hangs up, `ranges` says whether it knows them."""
+    """Serves `content`; `break_after` bytes it hangs up, `ranges` says whether it knows them.
+
+    It redirects to files below `moved`, and goes on `slip` bytes beside where it was asked to.
+    """
 
     def __init__(self):
         self.content = {f"/{name}": data for name, data in CONTENT.items()}
         self.break_after, self.ranges, self.asked = None, True, []
+        self.moved, self.slip = "", 0
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 asked = self.headers.get("Range")
                 server.asked.append((self.path, asked))
+                if server.moved and not self.path.startswith(server.moved):
+                    self.send_response(302)
+                    self.send_header("Location", f"{server.moved}{self.path}")
+                    self.end_headers()
+                    return
+                self.path = self.path.removeprefix(server.moved)
                 if self.path not in server.content:
                     self.send_error(404)
                     return
@@ -42,6 +55,7 @@ class Server:
                     self.send_error(416)
                     return
                 self.send_response(206 if start else 200)
+                start += server.slip if start else 0
                 self.send_header("Content-Length", str(len(data) - start))
                 self.end_headers()
                 self.wfile.write(data[start:][: server.break_after])
@@ -134,6 +148,54 @@ def test_a_server_without_ranges_begins_anew(server, cache):
         fetch(made(server), attempts=1)
     server.break_after = None
     assert content(fetch(made(server), attempts=1)) == CONTENT
+
+
+def test_an_address_that_has_moved_is_followed_and_resumed(server, cache):
+    server.break_after, server.moved = 100_000, "/elsewhere"
+    assert content(fetch(made(server), attempts=4)) == CONTENT
+    assert ("/elsewhere/one.dat", "bytes=200000-") in server.asked
+
+
+def test_a_server_that_goes_on_at_another_place_is_found_out(server, cache):
+    server.break_after = 100_000
+    with pytest.raises(DownloadFailed):
+        fetch(made(server), attempts=1)
+    server.break_after, server.slip = None, -500
+    assert content(fetch(made(server), attempts=1)) == CONTENT
+
+
+def test_a_full_disk_is_said_and_the_beginning_is_kept(server, cache, monkeypatch):
+    class Full(io.BufferedWriter):
+        def write(self, block):
+            if self.tell() >= 1 << 17:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(block)
+
+    real = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, mode="r": Full(io.FileIO(path, mode)) if path.suffix == ".part" else real(path, mode),
+    )
+    with pytest.raises(WriteFailed, match=r"cannot write toy .*No space left") as caught:
+        fetch(made(server))
+    assert "make room" in caught.value.hint
+    monkeypatch.setattr(Path, "open", real)
+    assert not (cache / "toy").exists()
+    assert content(fetch(made(server))) == CONTENT
+    assert server.asked[1] == ("/one.dat", f"bytes={1 << 17}-")
+
+
+def test_an_interrupted_download_goes_on_where_it_was(server, cache):
+    def interrupt(event):
+        if event.done > 100_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(made(server), listener=interrupt)
+    assert not (cache / "toy").exists()
+    assert content(fetch(made(server))) == CONTENT
+    assert server.asked[1] == ("/one.dat", f"bytes={2 << 16}-")
 
 
 def test_nobody_answers(server, cache):
