@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gc
 import json
 import os
 import statistics
@@ -152,7 +151,7 @@ def view(what: str, answer: Answer) -> Iterator[Figure]:
 
 def hovers(tab: Tab, what: str, place: str, x: float, y: float) -> Iterator[Figure]:
     """Move the pointer a few times."""
-    found = [tab.hover(place, x + 7 * k, y + 5 * k) for k in range(9)]
+    found = [tab.hover(place, x + 7 * k, y + 5 * k) for k in range(1, 10)]
     yield Figure(what, "hover, server [ms]", statistics.median(answer.milliseconds for answer, _ in found))
     yield Figure(what, "hover, on the screen [ms]", statistics.median(screen for _, screen in found))
 
@@ -303,6 +302,7 @@ def main() -> int:
     common.heading("Pages in Chromium", "panel", "bokeh", "playwright")
     before = json.loads(options.against.read_text()) if options.against else {}
     figures: list[Figure] = []
+    bad = False
     with chromium() as browser:
         parts: dict[str, Callable[[], Iterator[Figure]]] = {
             "import": imports,
@@ -316,10 +316,9 @@ def main() -> int:
             if not options.only or name in options.only:
                 found = list(part())
                 figures += found
-                print(f"{name}: done, load {os.getloadavg()[0]:.1f}", flush=True)
-                gc.collect()
-    print()
-    bad = report(figures, before)
+                print(f"{name}, load {os.getloadavg()[0]:.1f}")
+                bad = report(found, before) or bad
+                print(flush=True)
     if options.save:
         options.save.write_text(json.dumps({figure.name: figure.value for figure in figures}, indent=1))
     return int(bad)

@@ -551,10 +551,10 @@ class ImagePanes(pn.viewable.Viewer):
 
 
 def _at_once(act: Callable[[Any], None]) -> Callable[[str, Any, Any], None]:
-    """Answer a change in the browser with one message: each costs time there and here, whatever is in it."""
+    """Answer a change in the browser with one message, once the page is loaded: each costs time, whatever is in it."""
 
     def changed(_attr: str, _old: Any, new: Any) -> None:
-        with pn.io.hold():
+        with pn.io.unlocked():
             act(new)
 
     return changed
