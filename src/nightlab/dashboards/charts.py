@@ -21,7 +21,7 @@ from bokeh.models import (
     TapTool,
 )
 
-from nightlab.dashboards.style import ACCENT, VERDICTS, band_style, figure
+from nightlab.dashboards.style import ACCENT, VERDICTS, band_style, figure, ink
 from nightlab.quality import LEVELS, Level, Spec, Statistic, bounds, house_specs, judge, jumps, series
 from nightlab.report import UNJUDGED
 
@@ -128,6 +128,7 @@ def trend(
     ends = np.concatenate([values, *(np.asarray(table[end], float) for end in ("least", "most"))])
     low, high = value_range(ends, spec, attrs)
     drawn = figure(
+        f"{axis_label(name, unit)} along {title}",
         **{
             "height": 280,
             "y_range": Range1d(low, high),
@@ -135,7 +136,7 @@ def trend(
             "tools": "pan,wheel_zoom,reset,save",
             "y_axis_label": axis_label(name, unit),
             **options,
-        }
+        },
     )
     draw_targets(drawn, spec, attrs, level, low, high)
     if ticks:
@@ -252,7 +253,7 @@ def draw_targets(
             line = {"line_color": VERDICTS["pass"], "line_dash": dash, "line_width": width, "line_alpha": 0.9}
             drawn.add_layout(Span(location=edge, dimension="width", **line))
             # where two edges nearly meet only the one that decides is named
-            if all(abs(edge - other) > 0.07 * (high - low) for other in written):
+            if all(abs(edge - other) > 0.1 * (high - low) for other in written):
                 written.append(edge)
                 drawn.add_layout(
                     Label(
@@ -261,7 +262,7 @@ def draw_targets(
                         y=edge,
                         text=name,
                         text_font_size="12px",
-                        text_color=VERDICTS["pass"],
+                        text_color=ink("pass"),
                         text_baseline="bottom" if edge == top else "top",
                     )
                 )
@@ -388,7 +389,7 @@ def _jumps(drawn: Any, table: Table, where: np.ndarray, unit: str, high: float) 
                 text=f"{height:+.3g} {unit}".strip(),
                 text_baseline="top",
                 text_font_size="12px",
-                text_color=VERDICTS["fail"],
+                text_color=ink("fail"),
             )
         )
 

@@ -43,6 +43,7 @@ def cutout_figure(cutout: Cutout, lobes: Sequence[Lobe] = (), ranges: tuple[Any,
         Range1d(start=cutout.y0 - 0.5, end=cutout.y0 + size - 0.5),
     )
     plot = figure(
+        f"cutout of the {cutout.title} image",
         sizing_mode="scale_width", width=SIDE, height=SIDE, aspect_ratio=1, x_range=x, y_range=y,
         tools="pan,wheel_zoom,reset",
         toolbar_location=None, name=f"cutout {cutout.title}",
@@ -102,8 +103,9 @@ def _mark(plot: Any, cutout: Cutout, lobes: Sequence[Lobe]) -> None:
         for k, start in enumerate((cutout.x0, cutout.y0))
     )
     for name, (dx, dy) in zip("NE", cutout.north, strict=True):
-        plot.segment([x], [y], [x + arm * dx], [y + arm * dy], line_color="#58b7ff", line_width=1.6)
-        plot.text([x + 1.35 * arm * dx], [y + 1.35 * arm * dy], [name], text_color="#58b7ff", text_font_size="13px",
+        plot.segment([x], [y], [x + arm * dx], [y + arm * dy], line_color=ink, line_width=2)
+        plot.text([x + 1.35 * arm * dx], [y + 1.35 * arm * dy], [name], text_color="#fbbf24", text_font_size="12px",
+                  background_fill_color="#111827", background_fill_alpha=0.6,
                   text_align="center", text_baseline="middle")  # fmt: skip
 
 

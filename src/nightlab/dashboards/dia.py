@@ -68,11 +68,13 @@ class DiaExplorer(Explorer):
     kind: Any = param.Selector(default="objects", objects=["objects", "sources"], doc="What map and table show.")
     plane: Any = param.Selector(default="sky", objects=["sky", "focal plane"], doc="What the map is of.")
     bands = param.List(default=[], item_type=str, doc="Bands let through; all when empty.")
-    snr_min = param.Number(default=0.0, bounds=(0, None), label="S/N at least", doc="Least significance of a source.")
-    detections_min = param.Integer(default=1, bounds=(1, None), label="detections at least", doc="Of an object.")
+    snr_min = param.Number(default=0.0, bounds=(0, None), label="S/N ≥", doc="Least significance of a source.")
+    detections_min = param.Integer(
+        default=1, bounds=(1, None), label="detections ≥", doc="Least number, of an object."
+    )
     without = param.List(default=[], item_type=str, doc="Flags of which none may be set.")
     having = param.List(default=[], item_type=str, doc="Flags that must all be set.")
-    reliability_min = param.Number(default=0.0, bounds=(0, 1), label="reliability at least", doc="Where measured.")
+    reliability_min = param.Number(default=0.0, bounds=(0, 1), label="reliability ≥", doc="Where measured.")
     search = param.String(default="", doc="An id, or RA Dec [radius].")
     only: Any = param.Selector(
         default=EVERYTHING, objects=[EVERYTHING, IN_BOTH, ONLY_A, ONLY_B], doc="By position, when compared."
@@ -99,7 +101,7 @@ class DiaExplorer(Explorer):
         self.curve = LightCurve(**{name: getattr(self, name) for name in CURVE_STATE})
         self.map = SkyMap(self._describe)
         self.strip = FilmStrip(reader=self._cutouts, sizing_mode="stretch_width")
-        self.grid = BigTable({"diaObjectId": np.zeros(0, np.int64)}, "diaObjectId", height="330px")
+        self.grid = BigTable({"diaObjectId": np.zeros(0, np.int64)}, "diaObjectId", height="300px")
         self.triplet_pane = Pane("cutouts", min_height=200)
         self.card_pane = Pane("the object", min_height=150)
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
@@ -449,11 +451,10 @@ class DiaExplorer(Explorer):
         cutouts = pn.Column(
             pn.Row(earlier, later, film, title), self.triplet_pane, strip, sizing_mode="stretch_width", margin=0
         )
-        left = pn.Column(self.map, self.card_pane, sizing_mode="stretch_width", min_width=330, max_width=480)
-        right = pn.Column(self.curve, cutouts, sizing_mode="stretch_width", min_width=520)
-        return pn.Column(
-            pn.Row(left, right, sizing_mode="stretch_width"), self.grid, sizing_mode="stretch_width", margin=0
-        )
+        wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
+        left = pn.Column(self.map, self.card_pane, min_width=330, styles={"flex": "0 1 38%"}, **wide)
+        right = pn.Column(self.curve, cutouts, styles={"flex": "1 1 520px"}, **wide)
+        return pn.Column(pn.FlexBox(left, right, gap="0 12px", **wide), self.grid, margin=0, **wide)
 
     def _epoch_words(self, epoch: str) -> str:
         visit, _, detector = epoch.partition(":")

@@ -138,7 +138,7 @@ def focal_plane(
         }
     )
     given = {"height": 230, "tools": "reset,save", "match_aspect": True, "active_drag": None, "active_scroll": None}
-    drawn = figure(**{**given, **options})
+    drawn = figure(f"{axis_label(name, unit)} of each detector, in the camera", **{**given, **options})
     patches = drawn.patches(
         "xs", "ys", source=source, fill_color={"field": "value", "transform": mapper}, line_color="edge",
         line_width="width", hatch_pattern="hatch", hatch_color=GRAY, hatch_alpha=0.6, nonselection_fill_alpha=0.8,

@@ -39,9 +39,14 @@ _WORDS = {
 }
 #: Lower and smaller than usual, for columns of many widgets.
 COMPACT = """
-input, select { height: 30px !important; min-height: 30px; padding: 2px 8px !important; font-size: 13px; }
+input.bk-input, select.bk-input { height: 30px !important; min-height: 30px; padding: 2px 8px !important;
+  font-size: 13px; }
 label { font-size: 13px; }
 """
+#: A label for those who do not see what a widget stands beside.
+UNSEEN_LABEL = """.bk-input-group > label { position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); }"""
+SMALL_BUTTON = ".bk-btn { height: 28px; min-height: 28px; padding: 1px 10px; font-size: 12px; }"
 _FOLD_CSS = ".bk-btn { text-align: left !important; font-size: 13px; font-weight: 600; padding: 3px 8px; }"
 _ROW_CSS = """
 :host(.changed) label { font-weight: 600; }
@@ -134,6 +139,14 @@ def changes(config: pydantic.BaseModel) -> dict[str, Any]:
     """Give the values of a configuration that are not defaults, by dotted path."""
     values = {knob.path: (_at(config, knob.path), knob.default) for knob in knobs_of(type(config))}
     return {path: value for path, (value, default) in values.items() if value != default}
+
+
+def tick(owner: param.Parameterized, name: str, label: str, **look: Any) -> pn.widgets.CheckBoxGroup:
+    """Make a box to tick for a yes-or-no parameter; its words belong to it, for a click and for a screen reader."""
+    box = pn.widgets.CheckBoxGroup(options=[label], value=[label] if getattr(owner, name) else [], **look)
+    box.param.watch(lambda event: setattr(owner, name, bool(event.new)), "value")
+    owner.param.watch(lambda event: setattr(box, "value", [label] if event.new else []), name)
+    return box
 
 
 def fold(title: str, *parts: Any, opened: bool = False) -> pn.Column:

@@ -9,6 +9,25 @@ import panel as pn
 
 from nightlab.dashboards.explorer import Explorer
 
+#: Label to the left of a choice, both low.
+BESIDE = """
+.bk-input-group { display: flex; flex-direction: row; align-items: center; gap: 8px; }
+.bk-input-group > label { white-space: nowrap; padding: 0; font-size: 13px; }
+.bk-input-group > .bk-input-container { flex: 1; }
+select.bk-input { height: 32px; min-height: 32px; padding: 2px 22px 2px 8px; font-size: 13px;
+  text-overflow: ellipsis; }
+"""
+_BUTTON: dict[str, Any] = {
+    "margin": (4, 0, 4, 6), "height": 32,
+    "stylesheets": [".bk-btn { height: 32px; min-height: 32px; padding: 2px 12px; font-size: 13px; }"],
+}  # fmt: skip
+_CODE = """
+pre { max-height: 240px; overflow: auto; font-size: 12px; padding: 10px 12px; border-radius: 6px; margin: 4px 0;
+  background: color-mix(in srgb, currentColor 7%, transparent) !important; }
+table { border-collapse: collapse; } td, th { padding: 1px 14px 1px 0; text-align: left; } p { margin: 4px 0; }
+code { font-size: 12px; }
+"""
+
 
 def header(explorer: Explorer) -> pn.Column:
     """Make the bar: which run, compared with which, the view as code, save, help.
@@ -22,20 +41,25 @@ def header(explorer: Explorer) -> pn.Column:
     labels = {library[key].label: key for key in library}
     if len(labels) < len(library):  # two repositories of one name
         labels = {key: key for key in library}
-    first = pn.widgets.Select(label="run", options=labels or {"no run found": ""}, width=220)
-    second = pn.widgets.Select(label="compare with", options={"—": "", **labels}, width=220)
+    first = pn.widgets.Select(label="run", options=labels or {"no run found": ""}, **_look(260))
+    second = pn.widgets.Select(label="compare with", options={"—": "", **labels}, **_look(320))
     _bind(explorer, "run", first)
     _bind(explorer, "other", second)
     note = pn.pane.HTML("", visible=False)
     if explorer.refused:
         note.param.update(object=_notice(explorer.refused), visible=True)
-    code = pn.pane.Markdown("", visible=False, sizing_mode="stretch_width")
-    buttons = pn.Row(
-        _code_button(explorer, code), _save_button(explorer), _help_button(explorer, code), margin=(18, 0)
-    )
+    code = pn.pane.Markdown("", visible=False, sizing_mode="stretch_width", stylesheets=[_CODE], margin=(0, 10))
+    buttons = pn.Row(_code_button(explorer, code), _save_button(explorer), _help_button(explorer, code), margin=0)
     runs = [first, second] if explorer.compares else [first]
-    bar = pn.Row(*(runs if len(library) else []), pn.Spacer(sizing_mode="stretch_width"), buttons)
+    bar = pn.FlexBox(
+        *(runs if len(library) else []), pn.Spacer(styles={"flex": "1 1 0"}, height=1), buttons,
+        align_items="center", sizing_mode="stretch_width", margin=(0, 10, 0, 6),
+    )  # fmt: skip
     return pn.Column(bar, note, code, sizing_mode="stretch_width", margin=0)
+
+
+def _look(width: int) -> dict[str, Any]:
+    return {"width": width, "max_width": width, "margin": (4, 18, 4, 4), "stylesheets": [BESIDE]}
 
 
 def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
@@ -63,7 +87,7 @@ def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
 
 
 def _code_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(label="As code", description="The lines that rebuild this view")
+    button = pn.widgets.Button(label="As code", description="The lines that rebuild this view", **_BUTTON)
 
     def show(_: Any) -> None:
         shown = place.visible and "```python" in place.object
@@ -79,11 +103,12 @@ def _save_button(explorer: Explorer) -> pn.widgets.FileDownload:
         filename=f"nightlab-{explorer.slug}.zip",
         label="Save",
         embed=False,
+        **_BUTTON,
     )
 
 
 def _help_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(label="?", description="Help and keys")
+    button = pn.widgets.Button(label="?", description="Help and keys", **_BUTTON)
 
     def show(_: Any) -> None:
         rows = "\n".join(f"| `{key}` | {what} |" for key, (_, what) in explorer.keys.items())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import panel as pn
 import param
 from astropy.table import Table
 
 from nightlab.dashboards.explorer import Explorer
+from nightlab.dashboards.forms import COMPACT
 from nightlab.dashboards.images import ImagePanes, Layer, Marks, as_layer, signal_to_noise
 from nightlab.dashboards.images.marks import COLOURS
+from nightlab.dashboards.images.places import find_place, stepped
 from nightlab.dashboards.images.scaling import Look, changed, changes, look_for
 from nightlab.dashboards.images.shared import layer_of_run, shared
 from nightlab.dashboards.states import EmptyState, Nothing, Reason
@@ -59,6 +63,14 @@ class ImageViewer(Explorer):
         "m": ("toggle_masks", "draw the mask planes or not"),
         "s": ("next_stretch", "next stretch: linear, sqrt, log, asinh"),
         "r": ("reset", "show all of the image"),
+        "+": ("closer", "zoom in"),
+        "-": ("farther", "zoom out"),
+        "ArrowLeft": ("go_left", "move the view"),
+        "ArrowRight": ("go_right", "move the view"),
+        "ArrowUp": ("go_up", "move the view"),
+        "ArrowDown": ("go_down", "move the view"),
+        "n": ("next_row", "go to the next row of the catalogue"),
+        "p": ("previous_row", "go to the previous row of the catalogue"),
     }
 
     visit = param.Integer(default=None, allow_None=True, doc="Visit that is shown.")
@@ -81,7 +93,7 @@ class ImageViewer(Explorer):
         super().__init__(library, **state)
         self.board = ImagePanes(**{name: getattr(self, name) for name in _OF_PANES})
         self._visits: Table | None = None
-        self._busy, self._asked = False, False
+        self._busy, self._asked, self._row = False, False, -1
         for name in _OF_PANES:
             self.board.param.watch(self._from_board, name)
             self.param.watch(self._to_board, name)
@@ -187,6 +199,7 @@ class ImageViewer(Explorer):
         return {"visit": self.visit, "detector": self.detector}
 
     def _mark(self) -> None:
+        self._row = -1
         for k, (name, (_, ids, told)) in enumerate(CATALOGUES.items()):
             marks = None
             if name in self.catalogues and self.run is not None and self.visit is not None and not self.images:
@@ -269,6 +282,61 @@ class ImageViewer(Explorer):
         """Show all of the image."""
         self.board.reset()
 
+    def closer(self) -> None:
+        """Zoom in."""
+        self._go(zoom=1.5)
+
+    def farther(self) -> None:
+        """Zoom out."""
+        self._go(zoom=1 / 1.5)
+
+    def go_left(self) -> None:
+        """Move the view to the left."""
+        self._go(across=-0.2)
+
+    def go_right(self) -> None:
+        """Move the view to the right."""
+        self._go(across=0.2)
+
+    def go_up(self) -> None:
+        """Move the view up."""
+        self._go(up=0.2)
+
+    def go_down(self) -> None:
+        """Move the view down."""
+        self._go(up=-0.2)
+
+    def next_row(self) -> None:
+        """Go to the next row of the catalogue that is drawn first."""
+        self._choose_row(1)
+
+    def previous_row(self) -> None:
+        """Go to the row before."""
+        self._choose_row(-1)
+
+    def _first(self) -> Layer | None:
+        return next(iter(self.board.layers.values()), None)
+
+    def _go(self, across: float = 0.0, up: float = 0.0, zoom: float = 1.0) -> None:
+        layer = self._first()
+        if layer is not None:
+            self.board.view = stepped(self.board.view, layer, across, up, zoom)
+
+    def _show_place(self, x: float, y: float) -> None:
+        layer = self._first()
+        assert layer is not None, "there is no image to go to a place on"
+        self.board.view = (x, y, min(stepped(self.board.view, layer)[2], 200.0))
+
+    def _choose_row(self, by: int) -> None:
+        layer, (name, marks) = self._first(), next(iter(self.board.marks.items()), ("", None))
+        if layer is None or marks is None or not len(marks.table):
+            return
+        self._row = (self._row + by if self._row >= 0 else 0 if by > 0 else -1) % len(marks.table)
+        x, y = (float(values[self._row]) for values in marks.on(layer))
+        self.board.param.update(picked=(name, marks.row_id(self._row)), near=marks.describe(self._row))
+        if np.isfinite(x) and np.isfinite(y):
+            self._show_place(x, y)
+
     # views
 
     def main(self) -> pn.viewable.Viewable:
@@ -278,7 +346,10 @@ class ImageViewer(Explorer):
 
     def rail(self) -> pn.viewable.Viewable:
         """Give the choice of visit, and the controls of the panes."""
-        parts: list[Any] = [] if self.images else [self._chooser(), self._layers_of_catalogues()]
+        parts: list[Any] = [] if self.images else [self._chooser()]
+        parts.append(self._place_field())
+        if not self.images:
+            parts.append(self._layers_of_catalogues())
         return pn.Column(*parts, self.board.controls(), sizing_mode="stretch_width", margin=0)
 
     def table(self) -> Table | None:
@@ -290,8 +361,9 @@ class ImageViewer(Explorer):
         return self.board.picture()
 
     def _chooser(self) -> pn.viewable.Viewable:
-        visit = pn.widgets.Select(label="visit", sizing_mode="stretch_width", margin=(3, 4))
-        detector = pn.widgets.Select(label="detector", width=96, margin=(3, 4))
+        small: dict[str, Any] = {"margin": (3, 4), "stylesheets": [COMPACT]}
+        visit = pn.widgets.Select(label="visit", sizing_mode="stretch_width", **small)
+        detector = pn.widgets.Select(label="detector", width=96, **small)
         busy = [False]
 
         def fill(*_: Any) -> None:
@@ -321,8 +393,30 @@ class ImageViewer(Explorer):
         detector.param.watch(choose, "value")
         return pn.Row(visit, detector, sizing_mode="stretch_width", margin=0)
 
+    def _place_field(self) -> pn.viewable.Viewable:
+        field = pn.widgets.TextInput(
+            label="go to", placeholder="RA Dec, or x y in pixels", sizing_mode="stretch_width", margin=(3, 4),
+            stylesheets=[COMPACT],
+        )  # fmt: skip
+        said = pn.pane.HTML("", visible=False, margin=(0, 4))
+
+        def go(event: Any) -> None:
+            layer, said.visible = self._first(), False
+            if not event.new.strip() or layer is None:
+                return
+            try:
+                self._show_place(*find_place(event.new, layer))
+            except BadInput as error:
+                text = f"<div role='status' style='font-size:12px'>{html.escape(str(error))}</div>"
+                said.param.update(object=text, visible=True)
+
+        field.param.watch(go, "value")
+        return pn.Column(field, said, sizing_mode="stretch_width", margin=0)
+
     def _layers_of_catalogues(self) -> pn.viewable.Viewable:
-        chosen = pn.widgets.CheckBoxGroup(options=list(CATALOGUES), value=list(self.catalogues), inline=True)
+        chosen = pn.widgets.CheckBoxGroup(
+            label="catalogues", options=list(CATALOGUES), value=list(self.catalogues), inline=True, margin=(3, 4)
+        )
         chosen.link(self, value="catalogues", bidirectional=True)
         return chosen
 

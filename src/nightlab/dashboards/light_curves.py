@@ -14,6 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from nightlab.dashboards.curves import QUANTITIES, Curve, CurvePoints, best_period, calendar, curve
+from nightlab.dashboards.forms import COMPACT, SMALL_BUTTON, UNSEEN_LABEL, tick
 from nightlab.dashboards.live import live
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.states import EmptyState, Nothing, Pane, Reason
@@ -40,7 +41,7 @@ def light_curve_figure(
     chosen: str = "",
     on_pick: Callable[[str], None] | None = None,
     on_hide: Callable[[tuple[str, ...]], None] | None = None,
-    height: int = 290,
+    height: int = 260,
 ) -> Any:
     """Draw a light curve with Bokeh.
 
@@ -68,7 +69,8 @@ def light_curve_figure(
 
     folded = period is not None
     as_date = clock == "date" and not folded
-    plot = figure(height=height, x_axis_type="datetime" if as_date else "linear", name="light curve")
+    words = f"light curve, {light_curve.label}, {'folded' if folded else 'against time'}"
+    plot = figure(words, height=height, x_axis_type="datetime" if as_date else "linear", name="light curve")
     plot.xaxis.axis_label = _time_label(clock, light_curve, period)
     plot.yaxis.axis_label = light_curve.label
     plot.y_range.flipped = light_curve.magnitudes
@@ -118,9 +120,12 @@ def _legend(plot: Any, drawn: dict[str, _Drawn]) -> None:
     items = [LegendItem(label=each.label, renderers=each.glyphs, name=band) for band, each in drawn.items()]
     legend = Legend(
         items=items, click_policy="hide", location="top_left", border_line_alpha=0, background_fill_alpha=0,
-        label_text_font_size="12px", spacing=2, glyph_width=22, margin=2, name="bands",
+        label_text_font_size="12px", spacing=3, glyph_width=22,
+        glyph_height=14, label_height=14, margin=0,
+        padding=2, name="bands", ncols=3,
+        orientation="horizontal",
     )  # fmt: skip
-    plot.add_layout(legend, "right")
+    plot.add_layout(legend, "above")
 
 
 _TOOLTIPS = """
@@ -281,8 +286,8 @@ class LightCurve(pn.viewable.Viewer):
 
     quantity: Any = param.Selector(default="difference flux", objects=list(QUANTITIES), doc="What is drawn.")
     clock: Any = param.Selector(default="MJD", objects=list(CLOCKS), doc="How time is told.")
-    show_forced = param.Boolean(default=True, label="forced points", doc="Draw measurements at the known place.")
-    show_limits = param.Boolean(default=True, label="upper limits", doc="Draw upper limits with their band.")
+    show_forced = param.Boolean(default=True, label="forced", doc="Draw measurements at the known place.")
+    show_limits = param.Boolean(default=True, label="limits", doc="Draw upper limits with their band.")
     hidden = param.List(default=[], item_type=str, doc="Bands that are hidden.")
     epoch = param.String(default="", doc="The chosen exposure, as visit:detector.")
     folded = param.Boolean(default=False, label="fold", doc="Draw the phase below the light curve.")
@@ -292,7 +297,7 @@ class LightCurve(pn.viewable.Viewer):
         setup()
         super().__init__(**state)
         self._panes: list[pn.pane.Bokeh] = []
-        self.pane = Pane("the light curve", min_height=300)
+        self.pane = Pane("the light curve", min_height=260)
         self.curve: Curve | None = None
         self.set_tables(detected, forced)
         self.param.watch(self._draw, ["quantity", "clock", "show_forced", "show_limits", "folded", "period"])
@@ -333,7 +338,7 @@ class LightCurve(pn.viewable.Viewer):
         }
         panels = [light_curve_figure(light_curve, **options)]
         if self.folded and len(light_curve.epochs) > 1:
-            panels.append(light_curve_figure(light_curve, **{**options, "period": self.period}, height=230))
+            panels.append(light_curve_figure(light_curve, **{**options, "period": self.period}, height=210))
         self._panes = [pn.pane.Bokeh(panel, sizing_mode="stretch_width", margin=0) for panel in panels]
         return pn.Column(*self._panes, sizing_mode="stretch_width", margin=0)
 
@@ -356,22 +361,31 @@ class LightCurve(pn.viewable.Viewer):
 
     def controls(self) -> pn.FlexBox:
         """Give the controls: what is drawn, the clock, and the period."""
-        every = pn.widgets.Button(label="all bands", width=86, margin=(4, 2))
-        none = pn.widgets.Button(label="none", width=60, margin=(4, 2))
+        low: dict[str, Any] = {"height": 30, "margin": (2, 1), "stylesheets": [SMALL_BUTTON], "visible": self._many()}
+        every = pn.widgets.Button(label="all", width=44, **low)
+        none = pn.widgets.Button(label="none", width=52, **low)
+
+        def many(*_: Any) -> None:
+            every.visible = none.visible = self._many()
+
+        self.pane.param.watch(many, "shown")
         every.on_click(lambda _: self._show_bands(True))
         none.on_click(lambda _: self._show_bands(False))
-        small: dict[str, Any] = {"margin": (4, 6)}
+        small: dict[str, Any] = {"margin": (2, 3), "stylesheets": [COMPACT, UNSEEN_LABEL]}
         return pn.FlexBox(
-            pn.widgets.Select.from_param(self.param.quantity, label="", width=170, **small),
-            pn.widgets.Select.from_param(self.param.clock, label="", width=140, **small),
-            pn.widgets.Checkbox.from_param(self.param.show_forced, margin=(8, 6)),
-            pn.widgets.Checkbox.from_param(self.param.show_limits, margin=(8, 6)),
-            pn.widgets.Checkbox.from_param(self.param.folded, margin=(8, 6)),
+            pn.widgets.Select.from_param(self.param.quantity, label="quantity", width=148, **small),
+            pn.widgets.Select.from_param(self.param.clock, label="time", width=120, **small),
+            tick(self, "show_forced", "forced", margin=(6, 3)),
+            tick(self, "show_limits", "limits", margin=(6, 3)),
+            tick(self, "folded", "fold", margin=(6, 3)),
             every,
             none,
             align_items="center",
             sizing_mode="stretch_width",
         )
+
+    def _many(self) -> bool:
+        return self.curve is not None and len(self.curve.bands) > 1
 
     def fold(self) -> pn.Row:
         """Give the slider of the period."""

@@ -15,6 +15,7 @@ from nightlab.dashboards.charts import find_jumps, trend
 from nightlab.dashboards.downloads import download
 from nightlab.dashboards.explorer import Explorer
 from nightlab.dashboards.focal_plane import focal_plane, outlines
+from nightlab.dashboards.forms import COMPACT
 from nightlab.dashboards.scorecard import STAGES, Choices, metric_rows, point_row, stage_tiles, versus_rows
 from nightlab.dashboards.spreads import histogram, over_detectors
 from nightlab.dashboards.states import Nothing, Pane, Reason
@@ -101,7 +102,7 @@ class MetricsExplorer(Explorer):
         self._heading = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[_CSS], margin=(0, 8))
         self._point = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[_CSS], margin=(0, 8))
         self._tiles = Choices(sizing_mode="stretch_width")
-        self._rows = Choices(width=410, styles={"height": "max(440px, calc(100vh - 250px))"})
+        self._rows = Choices(width=430, styles={"height": "max(440px, calc(100vh - 190px))"})
         self._table = Choices(sizing_mode="stretch_width", max_height=420)
         self._tiles.param.watch(lambda event: self._choose_stage(_key(event.new)), "clicked")
         for choices in (self._rows, self._table):
@@ -120,13 +121,13 @@ class MetricsExplorer(Explorer):
             self._shown = True
             self._load()
         right = pn.Column(self._heading, self._trend, self._point, self._spread, sizing_mode="stretch_width")
-        body = pn.Row(pn.Column(self._list, width=420), right, sizing_mode="stretch_width", margin=(10, 0))
+        body = pn.Row(pn.Column(self._list, width=440), right, sizing_mode="stretch_width", margin=(10, 0))
         return pn.Column(self._card, body, self._versus, sizing_mode="stretch_width")
 
     def rail(self) -> Viewable:
         """Give the controls."""
         widgets = pn.widgets
-        wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (5, 10)}
+        wide: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (4, 10), "stylesheets": [COMPACT]}
         controls = [
             widgets.TextInput.from_param(self.param.search, label="search", placeholder="noise, zero point …", **wide),
             widgets.Select.from_param(self.param.show, label="metrics listed", **wide),
@@ -140,12 +141,12 @@ class MetricsExplorer(Explorer):
         buttons = [
             widgets.FileDownload(
                 callback=partial(self._export, kind), filename=f"metrics{suffix}", label=label, embed=False,
-                color="light", sizing_mode="stretch_width", margin=(2, 5),
+                color="light", sizing_mode="stretch_width", margin=(2, 3),
             )
             for kind, suffix, label in (("netcdf", ".nc", "netCDF"), ("zarr", ".zarr.zip", "zarr"),
                                         ("csv", ".csv", "CSV"), ("verify", ".verify.json", "lsst.verify"))
         ]  # fmt: skip
-        export = pn.GridBox(*buttons, ncols=2, sizing_mode="stretch_width")
+        export = pn.GridBox(*buttons, ncols=2, sizing_mode="stretch_width", margin=(0, 7))
         return pn.Column(
             *controls, pn.pane.HTML("<b>Export</b>", margin=(8, 10, 0, 10)), export, sizing_mode="stretch_width"
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import panel as pn
+from panel.custom import JSComponent
 from panel.theme import THEMES
 
 from nightlab.dashboards.setup import setup
@@ -15,21 +16,42 @@ if TYPE_CHECKING:
     from nightlab.dashboards.explorer import Explorer
 
 _CSS = """
-:root { --body-font: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+:root { --body-font: Helvetica, Arial, sans-serif; } /* as figures write */
 body, fast-design-system-provider { font-family: var(--body-font); }
 #header { box-shadow: none; height: 30px; padding: 8px 10px; }
 #header .title { font-weight: 600; font-size: 20px; line-height: 24px; }
 #sidebar-button { font-size: 24px; }
 #content { height: calc(100vh - 46px); }
+#main .card-margin { margin: 6px 0 12px; }
 #sidebar { height: calc(100vh - 58px); padding: 8px 10px 4px 4px; }
-:focus-visible { outline: 2px solid #2a6f97; outline-offset: 2px; }
+:focus-visible { outline: 2px solid #4a9cc7; outline-offset: 2px; }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """
 # panes live in shadow roots, which the page's own sheet does not reach
 _NAVIGATION_CSS = """
-a { color: #fff; text-decoration: none; margin: 0 10px; padding: 2px 0; opacity: .88; font-size: 14px; }
-a:hover, a:focus-visible { opacity: 1; text-decoration: underline; }
-a[aria-current] { opacity: 1; border-bottom: 2px solid currentColor; }
+a { color: #fff; text-decoration: none; margin: 0 10px; padding: 2px 0; font-size: 14px; }
+a:hover, a:focus-visible { text-decoration: underline; }
+a:focus-visible { outline: 2px solid #fff; outline-offset: 3px; }
+a[aria-current] { border-bottom: 2px solid currentColor; font-weight: 600; }
+"""
+
+
+class Frame(JSComponent):
+    """Gives names and keys to the two switches that the template draws without them."""
+
+    _esm = """
+export function render() {
+  const theme = document.getElementById("theme-switch"), rail = document.getElementById("sidebar-button");
+  if (theme) theme.setAttribute("aria-label", "light page");
+  if (rail) {
+    for (const [name, value] of [["role", "button"], ["tabindex", "0"], ["aria-label", "controls"]])
+      rail.setAttribute(name, value);
+    rail.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); rail.click(); }
+    });
+  }
+  return document.createElement("span");
+}
 """
 
 
@@ -40,6 +62,13 @@ class _Template(pn.template.FastListTemplate):
     def _get_theme_from_query_args() -> str | None:
         given = pn.state.session_args.get("theme", [b""])[0].decode(errors="replace").strip("'\"")
         return given if given in THEMES else None
+
+
+def use_theme() -> None:
+    """Let all that is drawn follow the theme of the link."""
+    setup()
+    if pn.state.curdoc is not None:
+        pn.config.theme = _Template._get_theme_from_query_args() or "default"  # type: ignore[misc]
 
 
 def template(title: str, current: str = "", **parts: Any) -> Any:
@@ -54,14 +83,11 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
     **parts
         ``main`` and ``sidebar``: lists of views.
     """
-    setup()
-    if pn.state.curdoc is not None:
-        # what is drawn later follows the theme of the link, too
-        pn.config.theme = _Template._get_theme_from_query_args() or "default"  # type: ignore[misc]
+    use_theme()
     made = _Template(
         title="NightLab",
         site="",
-        font="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
+        font="Helvetica, Arial, sans-serif",
         busy_indicator=None,
         favicon=str(Path(__file__).parent / "icons" / "nightlab.svg"),
         accent_base_color=ACCENT,
@@ -70,7 +96,7 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
         main_layout=None,
         sidebar_width=300,
         raw_css=[_CSS],
-        header=[pn.pane.HTML(_navigation(current), margin=(4, 16), stylesheets=[_NAVIGATION_CSS])],
+        header=[pn.pane.HTML(_navigation(current), margin=(4, 16), stylesheets=[_NAVIGATION_CSS]), Frame(width=0)],
         main=list(parts.get("main", ())),
         sidebar=list(parts.get("sidebar", ())),
         collapsed_sidebar=False,
@@ -82,6 +108,7 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
 
 def page(explorer: Explorer) -> Any:
     """Wrap an explorer into a page, and keep its address in step with what it shows."""
+    use_theme()
     rail = explorer.rail()
     body = pn.Column(
         explorer.header(), explorer.main(), explorer.listening(everywhere=True), sizing_mode="stretch_width"

@@ -13,6 +13,7 @@ from astropy.table import Table
 from panel.custom import JSComponent
 
 from nightlab.dashboards.style import VERDICTS
+from nightlab.dashboards.style import readable as ink
 
 SIGNS = {"pass": "✓", "fail": "✗", "unknown": "?", "none": "·"}
 
@@ -79,12 +80,12 @@ button:focus-visible { outline: 2px solid #2a6f97; outline-offset: 1px; }
 .tile:hover, .row:hover { background: color-mix(in srgb, currentColor 11%, transparent); }
 .tile[aria-pressed=true] { box-shadow: inset 0 0 0 2px #2a6f97; }
 .tile b { display: block; font-size: 13px; font-weight: 600; }
-.tile span { font-size: 12px; opacity: .85; }
+.tile span { font-size: 12px; }
 .tile span span { opacity: 1; font-weight: 600; white-space: nowrap; }
 .bar { display: flex; height: 4px; position: absolute; left: 0; right: 0; bottom: 0; gap: 1px; }
 .bar i { display: block; height: 100%; }
 .row { display: grid; width: 100%; padding: 3px 8px; border-radius: 4px; gap: 6px; align-items: baseline;
-  grid-template-columns: 14px minmax(0, 1fr) 54px 54px 74px 38px; box-sizing: border-box; }
+  grid-template-columns: 14px minmax(0, 1fr) 54px 54px 70px 34px; font-size: 12px; box-sizing: border-box; }
 .row[aria-pressed=true] { background: color-mix(in srgb, #2a6f97 24%, transparent); }
 .row > :nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis; }
@@ -137,7 +138,7 @@ def _tile(room: str, rows: list[Any]) -> str:
     judged = len(rows) - count["none"]
     words = [f"{count['pass']} of {judged} pass"] if judged else [f"{len(rows)} without target"]
     words += [
-        f"<span style='color:{VERDICTS[verdict]}'>{count[verdict]} {verdict}</span>"
+        f"<span style='color:{ink(VERDICTS[verdict])}'>{count[verdict]} {verdict}</span>"
         for verdict in ("fail", "unknown")
         if count[verdict]
     ]
@@ -182,9 +183,11 @@ def _row(row: Any, description: str) -> str:
     name, verdict, unit = str(row["metric"]), str(row["verdict"]), str(row["unit"])
     title = html.escape(f"{name}{f' [{unit}]' if unit else ''}: {description}", quote=True)
     words = name.partition(".")[2].replace("_", " ") + (f" [{unit}]" if unit else "")
-    sign = f"<span style='color:{VERDICTS[verdict]};font-weight:700' aria-label='{verdict}'>{SIGNS[verdict]}</span>"
+    sign = (
+        f"<span style='color:{ink(VERDICTS[verdict])};font-weight:700' aria-label='{verdict}'>{SIGNS[verdict]}</span>"
+    )
     failed = f"{row['failed']}/{row['n']}" if verdict != "none" else f"{row['n']}"
-    bad = f" style='color:{VERDICTS['fail']};font-weight:600'" if row["failed"] else ""
+    bad = f" style='color:{ink(VERDICTS['fail'])};font-weight:600'" if row["failed"] else ""
     target = readable(str(row["target"]))
     return (
         f"<button class='row' data-key='{html.escape(name, quote=True)}' title=\"{title}\">{sign}"
@@ -231,7 +234,7 @@ CHANGES = {
 
 def _versus(row: Any) -> str:
     name, change, unit = str(row["metric"]), str(row["change"]), str(row["unit"])
-    colour = VERDICTS[CHANGES[change]]
+    colour = ink(VERDICTS[CHANGES[change]])
     only = "".join(
         f"<i class='badge'>{row[column]} only in {side}</i>" for column, side in (("only_a", "A"), ("only_b", "B"))
         if row[column]
@@ -269,7 +272,7 @@ def point_row(row: Any, key: str, detector_name: str, verdict: str) -> str:
     words = {"dia": "DIA sources", "images": "images"} if late else {"images": "images", "dia": "DIA sources"}
     links = " · ".join(f"<a href='./{slug}?{query}'>{text}</a>" for slug, text in words.items())
     name = f" ({detector_name})" if detector_name not in ("", str(row["detector"])) else ""
-    told = f"<span style='color:{VERDICTS[verdict]}'>{verdict}</span>" if verdict != "none" else ""
+    told = f"<span style='color:{ink(VERDICTS[verdict])}'>{verdict}</span>" if verdict != "none" else ""
     cells = (
         f"{row['visit']}{f' ({html.escape(str(row["run"]))})' if row['run'] else ''}",
         html.escape(f"{row['detector']}{name}"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import functools
+from pathlib import Path
 
 import panel as pn
 from panel.theme import Fast
+from panel.viewable import Viewable
 
 
 @functools.cache
@@ -22,6 +24,23 @@ def setup(theme: str = "default") -> None:
     """
     # the design of the pages asks a server elsewhere for a font
     Fast._resources.pop("font", None)
+    # one sheet of the house in every shadow root of a page
+    Fast.modifiers[Viewable]["stylesheets"].append((Path(__file__).parent / "house.css").read_text())
     # what pops up in a page would have to be fetched from elsewhere by a notebook
     in_notebook = hasattr(builtins, "__IPYTHON__")
     pn.extension("tabulator", inline=True, theme=theme, notifications=not in_notebook)
+
+
+def setup_notebook(theme: str = "default") -> None:
+    """Load what the explorers need as an output of the cell that calls this, each time it is run.
+
+    `setup` does so once for a kernel. A tab that was opened or reloaded since then has nothing of it, and would stay
+    blank when its cells are run again.
+
+    Parameters
+    ----------
+    theme
+        ``default`` or ``dark``, as JupyterLab's own.
+    """
+    setup.cache_clear()
+    setup(theme)

@@ -93,7 +93,7 @@ class SkyMap(pn.viewable.Viewer):
         plot._nl_hover = setTimeout(() => { plot._nl_hover = null; pointer.data = {x: [plot._nl_x], y: [plot._nl_y]} },
                                     50);"""
 
-    def __init__(self, describe: Callable[[int], str] | None = None, *, height: int = 360, **params: Any) -> None:
+    def __init__(self, describe: Callable[[int], str] | None = None, *, height: int = 330, **params: Any) -> None:
         super().__init__(**params)
         self.describe = describe
         self.height = height
@@ -167,9 +167,11 @@ class SkyMap(pn.viewable.Viewer):
         x0, x1, y0, y1 = self._frame(points)
         left, right = (x1, x0) if points.flipped else (x0, x1)
         plot = figure(
+            f"map, {points.y_label} against {points.x_label}",
             height=self.height, x_range=Range1d(start=left, end=right), y_range=Range1d(start=y0, end=y1), name="map",
             tools="pan,wheel_zoom,box_select,reset", x_axis_label=points.x_label, y_axis_label=points.y_label,
         )  # fmt: skip
+        plot.xaxis.ticker.desired_num_ticks = 4
         if points.wraps:
             plot.xaxis.formatter = CustomJSTickFormatter(
                 args={"turn": points.wraps}, code="return `${+(((tick % turn) + turn) % turn).toFixed(6)}`"
@@ -289,13 +291,16 @@ class SkyMap(pn.viewable.Viewer):
 def density(
     x: Floats, y: Floats, x_range: tuple[float, float], y_range: tuple[float, float], width: int, height: int
 ) -> NDArray[np.uint32]:
-    """Count points in the cells of a grid, as (height, width) with row 0 at the bottom."""
-    import datashader as ds  # type: ignore[import-untyped]
-    import pandas as pd
-
-    canvas = ds.Canvas(plot_width=max(width, 1), plot_height=max(height, 1), x_range=x_range, y_range=y_range)
-    counts = canvas.points(pd.DataFrame({"x": x, "y": y}, copy=False), "x", "y", agg=ds.count())
-    return np.asarray(counts.values, dtype=np.uint32)
+    """Count points in the cells of a grid, as (height, width) with row 0 at the bottom; what is outside is left out."""
+    width, height = max(width, 1), max(height, 1)
+    (x0, x1), (y0, y1) = x_range, y_range
+    inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    if not inside.all():
+        x, y = x[inside], y[inside]
+    # a point on the last edge belongs to the last cell
+    columns = np.minimum(((x - x0) * (width / (x1 - x0))).astype(np.int32), width - 1)
+    rows = np.minimum(((y - y0) * (height / (y1 - y0))).astype(np.int32), height - 1)
+    return np.bincount(rows * width + columns, minlength=width * height).reshape(height, width).astype(np.uint32)
 
 
 def shades(counts: NDArray[np.uint32]) -> NDArray[np.uint8]:

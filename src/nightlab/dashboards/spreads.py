@@ -49,6 +49,7 @@ def over_detectors(
     ends = np.concatenate([np.asarray(table["least"], float), np.asarray(table["most"], float)])
     low, high = value_range(ends, None, attrs)
     drawn = figure(
+        f"{axis_label(name, unit)} of each detector",
         **{
             "height": 230,
             "y_range": Range1d(low, high),
@@ -56,7 +57,7 @@ def over_detectors(
             "y_axis_label": axis_label(name, unit),
             "tools": "pan,wheel_zoom,reset,save",
             **options,
-        }
+        },
     )
     draw_targets(drawn, None, attrs, level, low, high)
     draw_ticks(drawn, {float(i): (names or {}).get(d, str(d)) for i, d in enumerate(detectors)}, most=14)
@@ -120,7 +121,7 @@ def histogram(
     lost = sum(values.size for values in numbers.values()) - finite.size
     label = axis_label(name, unit) + f"; n = {finite.size}" + (f", {lost} unknown" if lost else "")
     given = {"height": 230, "x_axis_label": label, "y_axis_label": "places", "tools": "pan,wheel_zoom,reset,save"}
-    drawn = figure(**{**given, **options})
+    drawn = figure(f"histogram of {axis_label(name, unit)}", **{**given, **options})
     items = []
     for number, (run, values) in enumerate(numbers.items()):
         counts, _ = np.histogram(values[np.isfinite(values)], bins=edges)

@@ -23,11 +23,15 @@ _OPENS = {
 }
 
 _CSS = """
+.nl-runs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 16px; }
 .nl-run { border: 1px solid color-mix(in srgb, currentColor 18%, transparent); border-radius: 8px; padding: 14px 18px;
-  margin: 0 0 14px; font-size: 14px; line-height: 1.5; }
+  font-size: 14px; line-height: 1.5; display: flex; flex-direction: column; }
 .nl-run h3 { margin: 0 0 2px; font-size: 17px; }
-.nl-run .facts { opacity: .8; margin: 0 0 8px; font-size: 13px; }
-.nl-run .counts { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 10px; font-size: 13px; }
+.nl-run .facts { opacity: .85; margin: 0 0 8px; font-size: 13px; }
+.nl-run .counts { display: flex; flex-wrap: wrap; gap: 4px 6px; margin: 0 0 12px; font-size: 12px; flex: 1;
+  align-content: flex-start; }
+.nl-run .counts span { padding: 1px 8px; border-radius: 9px;
+  background: color-mix(in srgb, currentColor 7%, transparent); }
 .nl-run .counts b { font-variant-numeric: tabular-nums; }
 .nl-run a.open { display: inline-block; padding: 4px 12px; margin: 0 8px 4px 0; border-radius: 5px;
   text-decoration: none; color: #fff; background: #2a6f97; font-size: 13px; }
@@ -44,11 +48,13 @@ def start_page(library: Library) -> Any:
         The runs; looked for again each time the page is opened.
     """
     library.refresh()
-    cards: list[Any] = [
-        pn.pane.HTML(_card(library, key), sizing_mode="stretch_width", stylesheets=[_CSS]) for key in library
-    ]
-    head = pn.pane.Markdown("# A night, stage by stage\nRuns found on this machine, and the explorers that open them.")
-    if not cards:
+    runs = "".join(_card(library, key) for key in library)
+    cards: Any = pn.pane.HTML(f"<div class='nl-runs'>{runs}</div>", sizing_mode="stretch_width", stylesheets=[_CSS])
+    head = pn.pane.HTML(
+        "<h1>A night, stage by stage</h1><p>Runs found on this machine, and the explorers that open them.</p>",
+        stylesheets=["h1 { font-size: 24px; margin: 10px 0 4px; } p { font-size: 14px; margin: 0 0 6px; }"],
+    )
+    if not len(library):
         pane = Pane("runs")
         where = ", ".join(folder.name or str(folder) for folder in library.folders) or "no folder"
         pane.empty(
@@ -58,12 +64,12 @@ def start_page(library: Library) -> Any:
                 "Make one: nightlab demo — or on real sky: nightlab run ApPipe --data stripe82",
             )
         )
-        cards = [pane]
+        cards = pane
     broken = [
         pn.pane.Alert(f"{html.escape(name)}: {html.escape(what)}", alert_type="warning")
         for name, what in library.broken.items()
     ]
-    body = pn.Column(head, *cards, *broken, max_width=1100, sizing_mode="stretch_width")
+    body = pn.Column(head, cards, *broken, sizing_mode="stretch_width")
     return template("NightLab", main=[body])
 
 
@@ -74,7 +80,7 @@ def _card(library: Library, key: str) -> str:
     bands = "".join(band for band in "ugrizy" if band in set(visits["band"]))
     n_visits, n_detectors = len(set(visits["visit"])), len(set(visits["detector"]))
     facts = (
-        f"{_many(n_visits, 'visit')}, {_many(n_detectors, 'detector')}, bands {bands}"
+        f"{_many(n_visits, 'visit')}, {_many(n_detectors, 'detector')}, bands {bands}{_nights(visits)}"
         if len(visits)
         else "no images yet"
     )
@@ -87,8 +93,16 @@ def _card(library: Library, key: str) -> str:
     )
     return (
         f"<div class='nl-run'><h3>{html.escape(_title(run))}</h3><p class='facts'>{facts}</p>"
-        f"<div class='counts'>{products}</div>{links}</div>"
+        f"<div class='counts'>{products}</div><div>{links}</div></div>"
     )
+
+
+def _nights(visits: Any) -> str:
+    """Say from which nights visits are: `` · 2027-04-19 … 2027-04-25``."""
+    days = [
+        f"{day // 10000}-{day // 100 % 100:02d}-{day % 100:02d}" for day in sorted({int(d) for d in visits["day_obs"]})
+    ]
+    return " · " + (days[0] if len(days) == 1 else f"{days[0]} … {days[-1]}")
 
 
 def _title(run: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import panel as pn
 from bokeh.plotting import figure as bokeh_figure
 
 
@@ -47,13 +48,34 @@ GRAY, DIVERGING, SEQUENTIAL = "gray", "RdBu_r", "viridis"
 
 ACCENT = "#2a6f97"
 
+#: What is written in a figure in the colour of a verdict, on a light and on a dark page.
+_INKS = {
+    "default": {"pass": "#1f6b41", "fail": "#b02a22", "unknown": "#7a5a05", "none": "#5a6566"},
+    "dark": {"pass": "#74c596", "fail": "#f08f86", "unknown": "#e0b64a", "none": "#a9b4b5"},
+}
+
 
 def band_style(band: str) -> BandStyle:
     """Look of a band, also of one nobody knows."""
     return BANDS.get(band, NO_BAND)
 
 
-def figure(**options: Any) -> Any:
+def readable(colour: str) -> str:
+    """Mix a colour with that of the text around it, as CSS: words in it are readable in light and dark."""
+    return f"color-mix(in srgb, {colour} 60%, currentColor)"
+
+
+def ink(verdict: str) -> str:
+    """Colour of what is written in a figure about a verdict, on the page as it is now."""
+    return _INKS["dark" if pn.config.theme == "dark" else "default"][verdict]
+
+
+def described(alt: str) -> dict[str, str]:
+    """Attributes of the element of a figure: what it is, in words."""
+    return {"role": "figure", "aria-label": alt}
+
+
+def figure(alt: str, **options: Any) -> Any:
     """Make a Bokeh figure in house style.
 
     Background and text colours are left to the theme, so that light and dark both work. Pan by drag and zoom by wheel
@@ -61,6 +83,8 @@ def figure(**options: Any) -> Any:
 
     Parameters
     ----------
+    alt
+        What the figure shows, for those who do not see it.
     **options
         Passed on to `bokeh.plotting.figure`.
     """
@@ -71,6 +95,7 @@ def figure(**options: Any) -> Any:
         "sizing_mode": "stretch_width",
         "height": 300,
         "output_backend": "canvas",
+        "html_attributes": described(alt),
     }
     made = bokeh_figure(**{**defaults, **options})
     made.toolbar.logo = None

@@ -29,7 +29,7 @@ def layers_of(result: Result, before: Result | None) -> dict[str, Layer]:
 
     Names are the same from one result to the next, so that view and stretch stay.
     """
-    from nightlab.dashboards.images import as_layer
+    from nightlab.dashboards.images import as_layer, signal_to_noise
 
     found = {}
     for words, each in (("", result), (" before", before)):
@@ -38,13 +38,16 @@ def layers_of(result: Result, before: Result | None) -> dict[str, Layer]:
                 name = _NAMES.get(product, product)
                 kind = _KINDS.get(name, "flux")
                 assert each is not None
-                found[f"{name}{words}"] = as_layer(saved.read(), kind=kind, title=f"{product}, result {each.number}")
+                found[f"{name}{words}"] = as_layer(saved.read(), kind=kind, title=f"{name} {each.number}")
     inputs = {}
     for argument, saved in result.shown.items():
         name = _NAMES.get(argument, argument)
         if name not in found:
             inputs[name] = as_layer(saved.read(), kind=_KINDS.get(name, "flux"), title=argument)
-    return {**inputs, **found}
+    shown = {**inputs, **found}
+    if len(shown) == 3 and "difference" in found and found["difference"].variance is not None:
+        shown["S/N"] = signal_to_noise(found["difference"])
+    return shown
 
 
 def marks_of(result: Result, before: Result | None) -> dict[str, Marks]:

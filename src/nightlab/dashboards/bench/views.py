@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import panel as pn
 
 from nightlab.dashboards.bench import results
-from nightlab.dashboards.forms import COMPACT
+from nightlab.dashboards.forms import COMPACT, SMALL_BUTTON
+from nightlab.dashboards.header import BESIDE
 from nightlab.dashboards.images import ImagePanes
 from nightlab.dashboards.jobs import Job
 from nightlab.dashboards.overview.views import TABLE_CSS, bind
@@ -19,8 +20,9 @@ from nightlab.pipelines.events import label
 if TYPE_CHECKING:
     from nightlab.dashboards.workbench import Workbench
 
-#: Of the images together [screen pixels].
-HEIGHT = 560
+#: Of the images together: what the screen has left.
+HEIGHT = "max(440px, calc(100vh - 210px))"
+_CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff !important; }"
 _FIRST = EmptyState(
     Reason.NOT_RUN, "Nothing was run here yet.", "Choose a pair, turn knobs, and press Run; results come side by side."
 )
@@ -38,7 +40,7 @@ class Views:
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         self.panes = ImagePanes()
-        self._framed = pn.Column(self.panes, height=HEIGHT, sizing_mode="stretch_width", margin=0)
+        self._framed = pn.Column(self.panes, styles={"height": HEIGHT}, sizing_mode="stretch_width", margin=0)
         self.notice = pn.Column(sizing_mode="stretch_width", margin=0)
         self.images = Pane("the images")
         self.metrics, self.code = Pane("the metrics"), Pane("the code")
@@ -46,8 +48,9 @@ class Views:
         self.cancel_button = pn.widgets.Button(label="Cancel", sizing_mode="stretch_width", disabled=True)
         self.bar = pn.indicators.Progress(value=-1, max=1, sizing_mode="stretch_width", visible=False)
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
-        self.this = pn.widgets.Select(label="result", options={}, sizing_mode="stretch_width", stylesheets=[COMPACT])
-        self.beside = pn.widgets.Select(label="beside", options={}, sizing_mode="stretch_width", stylesheets=[COMPACT])
+        self.this = pn.widgets.Select(label="result", **_beside())
+        self.beside = pn.widgets.Select(label="beside", **_beside())
+        self._history = pn.Row(self.this, self.beside, sizing_mode="stretch_width", visible=False)
         self.run_button.on_click(lambda event: self._start())
         self.cancel_button.on_click(lambda event: bench.cancel())
         self._filling = False
@@ -71,7 +74,13 @@ class Views:
     def rail(self) -> pn.Column:
         """Give the choices and the knobs."""
         source = pn.widgets.RadioButtonGroup(
-            options=["run", "files", "simulated"], value=self.bench.source, sizing_mode="stretch_width", margin=(3, 10)
+            options=["run", "files", "simulated"],
+            value=self.bench.source,
+            sizing_mode="stretch_width",
+            margin=(3, 10),
+            color="primary",
+            variant="outline",
+            stylesheets=[_CHOSEN],
         )
         bind(self.bench, "source", source)
         return pn.Column(
@@ -87,7 +96,7 @@ class Views:
             ("metrics", self.metrics), ("as code", self.code), ("image controls", self.panes.controls()),
             sizing_mode="stretch_width", dynamic=True,
         )  # fmt: skip
-        history = pn.Row(self.this, self.beside, sizing_mode="stretch_width")
+        history = self._history
         return pn.Column(self.notice, history, self.images, tabs, sizing_mode="stretch_width")
 
     # parts
@@ -129,7 +138,7 @@ class Views:
 
     def _show_form(self) -> None:
         form = self.bench.form()
-        reset = pn.widgets.Button(label="all defaults", margin=(0, 5))
+        reset = pn.widgets.Button(label="all defaults", height=28, margin=(0, 5), stylesheets=[SMALL_BUTTON])
         reset.on_click(lambda event: form.reset())
         title = pn.pane.HTML("<b>knobs</b>", margin=(4, 10))
         self._form_place.objects = [pn.Row(title, reset, sizing_mode="stretch_width"), form]
@@ -169,9 +178,10 @@ class Views:
         """Show the chosen result beside the other one."""
         bench = self.bench
         self._fill()
+        self._history.visible = bench.result is not None
         if bench.result is None:
             self.images.empty(_FIRST)
-            self.metrics.empty(_FIRST)
+            self.metrics.empty(EmptyState(Reason.NOT_RUN, "Metrics come with the first result."))
             return
         result, before = bench.result, bench.before
         self.metrics.ready(_markup(results.compared_html(result, before)))
@@ -198,13 +208,17 @@ class Views:
             same = {text: number for text, number in options.items()
                     if any(r.number == number and bench.result and r.stage == bench.result.stage
                            and r is not bench.result for r in bench.history)}  # fmt: skip
-            self.beside.param.update(options={"—": None, **same}, value=bench.before.number if bench.before else None)
+            self.beside.param.update(options={"—": 0, **same}, value=bench.before.number if bench.before else 0)
         finally:
             self._filling = False
 
     def _choose(self) -> None:
         if not self._filling and self.this.value is not None:
-            self.bench.choose(self.this.value, self.beside.value)
+            self.bench.choose(self.this.value, self.beside.value or None)
+
+
+def _beside() -> dict[str, Any]:
+    return {"options": {}, "sizing_mode": "stretch_width", "stylesheets": [BESIDE]}
 
 
 def _look() -> dict[str, Any]:

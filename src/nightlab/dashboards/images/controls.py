@@ -10,6 +10,7 @@ import numpy as np
 import panel as pn
 from bokeh.models import ColumnDataSource, Span
 
+from nightlab.dashboards.forms import UNSEEN_LABEL, tick
 from nightlab.dashboards.images.readout import readout_html, statistics_html
 from nightlab.dashboards.images.scaling import COLOUR_MAPS, RULES, STRETCHES
 from nightlab.dashboards.style import ACCENT, figure
@@ -22,7 +23,8 @@ _FOLD = """
 :host(.card) { box-shadow: none; border: none; border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent);
   border-radius: 0; outline: none; background: transparent; }
 .card-header { background: transparent; border: none; padding: 4px 2px; min-height: 0; align-items: center; }
-.card-title, .card-title h3 { font-size: 13px; font-weight: 600; margin: 0; }
+.card-title, .card-title h3, .card-header-row h3 { font-size: 13px !important; font-weight: 600;
+  margin: 0 !important; }
 """
 _CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff !important; }"
 _WIDTH: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (3, 4)}
@@ -44,19 +46,25 @@ def controls(panes: ImagePanes) -> pn.Column:
 
 def readout_view(panes: ImagePanes) -> pn.Column:
     """Show what is under the pointer, and the statistics of a box."""
-    here = pn.pane.HTML(readout_html(None), min_height=150, **_WIDTH)
+    here = pn.pane.HTML(_waiting(panes), min_height=150, **_WIDTH)
     box = pn.pane.HTML("", visible=False, **_WIDTH)
 
     def told(*_: Any) -> None:
         near = f"<div class='at'>{html.escape(panes.near)}</div>" if panes.near else ""
-        here.object = readout_html(panes.readout, near)
+        here.object = readout_html(panes.readout, near) if panes.readout is not None else _waiting(panes, near)
 
     def measured(event: Any) -> None:
         box.param.update(object=statistics_html(event.new), visible=bool(event.new))
 
-    panes.param.watch(told, ["readout", "near"])
+    panes.param.watch(told, ["readout", "near", "changed"])
     panes.param.watch(measured, "statistics")
     return pn.Column(here, box, sizing_mode="stretch_width", margin=0)
+
+
+def _waiting(panes: ImagePanes, near: str = "") -> str:
+    """Keep the place of the readout while the pointer is elsewhere."""
+    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>–</td></tr>" for name in panes.names)
+    return f"{readout_html(None)}<table style='margin-top:24px'>{rows}</table>{near}"
 
 
 def pane_controls(panes: ImagePanes) -> pn.Column:
@@ -66,8 +74,9 @@ def pane_controls(panes: ImagePanes) -> pn.Column:
     why = pn.pane.HTML("", **_WIDTH)
     blink = pn.widgets.Toggle(label="Blink", value=panes.blink, **_WIDTH)
     rate = pn.widgets.Select(
-        options={"½ per s": 0.5, "1 per s": 1.0, "2 per s": 2.0, "4 per s": 4.0}, value=panes.rate, **_WIDTH
-    )
+        label="pictures per second", options={"½ per s": 0.5, "1 per s": 1.0, "2 per s": 2.0, "4 per s": 4.0},
+        value=panes.rate, stylesheets=[UNSEEN_LABEL], **_WIDTH,
+    )  # fmt: skip
     every = pn.widgets.Button(label="All of it", **_WIDTH)
     grid = pn.widgets.Toggle(label="Sky grid", value=panes.grid, **_WIDTH)
     words = {"pixels": "Linked by pixels", "sky": "Linked by sky", "off": "Not linked"}
@@ -105,7 +114,7 @@ def pane_controls(panes: ImagePanes) -> pn.Column:
 def stretch_controls(panes: ImagePanes) -> pn.Column:
     """Choose stretch, limits and colours of the active layer."""
     title = pn.pane.HTML("", **_WIDTH)
-    together = pn.widgets.Checkbox(label="apply to all layers", value=panes.together, **_WIDTH)
+    together = tick(panes, "together", "apply to all layers", margin=(3, 4))
     stretch = pn.widgets.RadioButtonGroup(options=list(STRETCHES), **_OUTLINE)
     softening = pn.widgets.FloatSlider(label="softening", start=0.01, end=1.0, step=0.01, **_WIDTH)
     rule = pn.widgets.RadioButtonGroup(options=list(RULES), **_OUTLINE)
@@ -142,7 +151,6 @@ def stretch_controls(panes: ImagePanes) -> pn.Column:
         setter(widget, name)
     for edge in (low, high):
         edge.param.watch(by_hand, "value")
-    together.link(panes, value="together", bidirectional=True)
     follow()
     panes.param.watch(follow, ["active", "looks", "changed"])
     edges = pn.Row(low, high, margin=0)
@@ -154,7 +162,10 @@ def stretch_controls(panes: ImagePanes) -> pn.Column:
 
 def histogram(panes: ImagePanes) -> pn.pane.Bokeh:
     """Draw the histogram of the active layer, with limits that can be dragged."""
-    drawn = figure(height=110, tools="", toolbar_location=None, y_axis_type=None, active_drag=None, active_scroll=None)
+    drawn = figure(
+        "histogram of the layer", height=110, tools="", toolbar_location=None, y_axis_type=None, active_drag=None,
+        active_scroll=None,
+    )  # fmt: skip
     drawn.outline_line_color = None
     drawn.grid.visible = False
     drawn.xaxis.ticker.desired_num_ticks = 4
@@ -201,8 +212,7 @@ def histogram(panes: ImagePanes) -> pn.pane.Bokeh:
 
 def mask_controls(panes: ImagePanes) -> pn.Column:
     """List the mask planes that are set, with colour, count and fraction."""
-    on = pn.widgets.Switch(value=panes.masks, margin=(8, 4))
-    words = pn.pane.HTML("draw masks", margin=(3, 4))
+    on = tick(panes, "masks", "draw masks", margin=(6, 4))
     opacity = pn.widgets.FloatSlider(label="opacity", start=0, end=1, step=0.05, value=panes.opacity, **_WIDTH)
     rows = pn.Column(sizing_mode="stretch_width", margin=0)
 
@@ -227,17 +237,24 @@ def mask_controls(panes: ImagePanes) -> pn.Column:
             rows.objects = made or [pn.pane.HTML("<small>No mask plane is set in these images.</small>", **_WIDTH)]
         tell()
 
-    on.link(panes, value="masks", bidirectional=True)
     opacity.param.watch(lambda event: setattr(panes, "opacity", event.new), "value_throttled")
     fill()
     panes.param.watch(tell, "active")
     panes.param.watch(fill, "changed")
-    return pn.Column(pn.Row(on, words, margin=0), rows, opacity, sizing_mode="stretch_width", margin=0)
+    return pn.Column(on, rows, opacity, sizing_mode="stretch_width", margin=0)
 
 
 def _plane_row(panes: ImagePanes, name: str, words: pn.pane.HTML) -> pn.Row:
-    colour = pn.widgets.ColorPicker(value=panes.colour_of(name), width=30, height=24, margin=(2, 4))
-    drawn = pn.widgets.Checkbox(label=name, value=name in panes.drawn_planes(), margin=(4, 2), min_width=60)
+    colour = pn.widgets.ColorPicker(
+        label=f"colour of {name}",
+        stylesheets=[UNSEEN_LABEL],
+        value=panes.colour_of(name),
+        width=30,
+        height=24,
+        margin=(2, 4),
+    )
+    there = [name] if name in panes.drawn_planes() else []
+    drawn = pn.widgets.CheckBoxGroup(options=[name], value=there, margin=(4, 2), min_width=60)
 
     def switch(event: Any) -> None:
         kept = [plane for plane in panes.drawn_planes() if plane != name]

@@ -43,7 +43,7 @@ class Marks:
     shown: tuple[str, ...] = ()
     colour: str = COLOURS[0]
     marker: str = "circle"
-    size: int = 11
+    size: int = 10
     _places: dict[int, tuple[Layer, Floats, Floats]] = field(default_factory=dict, repr=False)
 
     def on(self, layer: Layer) -> tuple[Floats, Floats]:

@@ -83,6 +83,7 @@ class StageGraph:
 
     def _make(self) -> Any:
         made = figure(
+            "graph of the stages with their states",
             tools="",
             active_drag=None,
             active_scroll=None,

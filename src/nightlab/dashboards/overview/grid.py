@@ -115,6 +115,7 @@ class Grid:
         mapper = LinearColorMapper(palette=palette, low=0, high=len(palette) - 1, high_color="rgba(0, 0, 0, 0)")
         hover = HoverTool(tooltips="@image{custom}", formatters={"@image": self._hover}, point_policy="follow_mouse")
         made = figure(
+            f"states of the pieces of work, {self.group} by stage",
             x_axis_location="above",
             y_axis_location="left",
             tools="reset,save,wheel_zoom,pan",

@@ -197,6 +197,7 @@ def timing_figure(found: list[Timing], stages: tuple[str, ...], total: int) -> A
         }
     )
     made = figure(
+        "how long each quantum took, by stage",
         y_range=FactorRange(*[names[stage] for stage in reversed(shown)]),
         height=int(70 + 26 * len(shown)),
         tools="xpan,xwheel_zoom,reset,save",

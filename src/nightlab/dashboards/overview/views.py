@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import panel as pn
 
-from nightlab.dashboards.forms import COMPACT
+from nightlab.dashboards.forms import COMPACT, SMALL_BUTTON
 from nightlab.dashboards.jobs import LINES, Job
 from nightlab.dashboards.live import live
 from nightlab.dashboards.overview import products
@@ -239,7 +239,7 @@ class Views:
         if form is None:
             self.form_place.objects = [title, pn.pane.HTML("<p>This stage has no knobs.</p>", margin=(0, 10))]
             return
-        reset = pn.widgets.Button(label="all defaults", margin=(0, 5))
+        reset = pn.widgets.Button(label="all defaults", height=28, margin=(0, 5), stylesheets=[SMALL_BUTTON])
         reset.on_click(lambda event: form.reset())
         body = pn.Column(form, max_height=640, scroll="y-auto", sizing_mode="stretch_width")
         self.form_place.objects = [pn.Row(title, reset, sizing_mode="stretch_width"), body]
