@@ -27,7 +27,13 @@ from nightlab.pipelines.worker import Outcome, Place, execute
 _THREADS = "OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS VECLIB_MAXIMUM_THREADS"
 ONE_THREAD = dict.fromkeys(_THREADS.split(), "1")
 # not ``-m``: then the worker's answers would be of a class of ``__main__``
-_MAIN = "from nightlab.pipelines.worker import main; main()"
+_MAIN = """
+import sys
+from nightlab.pipelines.leash import die_with_parent
+die_with_parent(int(sys.argv[2]))  # before the long imports
+from nightlab.pipelines.worker import main
+main()
+"""
 # so that a request to stop is seen while quanta run [s]
 _PATIENCE = 0.2
 _GRACE = 5.0

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
 import pickle
 import signal
 import sys
-import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -25,7 +22,6 @@ from nightlab.errors import NightLabError, WriteFailed
 from nightlab.pipelines.tasks import causes, read_error, write_error
 
 _LOG = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,31 +105,9 @@ def _discard(butler: Butler, node: TaskNode, quantum: Quantum) -> None:
         _LOG.warning("outputs of a failed quantum of %s could not be removed", node.label, exc_info=True)
 
 
-def die_with_parent(parent: int) -> None:
-    """Make sure that this process does not outlive its parent, however that ends.
-
-    Parameters
-    ----------
-    parent
-        Process id of the parent.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    if os.getppid() != parent:
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
-    """Serve quanta to a parent; its end of the pipe and its process id are the command line's arguments."""
-    channel, parent = int(sys.argv[1]), int(sys.argv[2])
-    die_with_parent(parent)
+    """Serve quanta to a parent, whose end of the pipe is the command line's argument."""
+    channel = int(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     # the details go to the log in the repository; the parent wants to see only what is wrong
