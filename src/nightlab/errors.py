@@ -77,6 +77,10 @@ class TooFewStars(NightLabError, RuntimeError):
     """A fit is not constrained by the stars that survived the selection."""
 
 
+class FalseMatch(NightLabError, RuntimeError):
+    """Stars were matched to a reference catalogue, and as many would have matched by accident."""
+
+
 class NoPsf(NightLabError, RuntimeError):
     """An image has no point-spread function and none could be made."""
 

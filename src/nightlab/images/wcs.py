@@ -113,15 +113,15 @@ def fit_projection(
         )
     x0, y0 = float(bbox.x.center), float(bbox.y.center)
     span = max(bbox.shape) / 2.0
-    ra0, dec0 = _mean_position(ra, dec)
+    ra0, dec0 = mean_position(ra, dec)
     design = np.stack([((x - x0) / span) ** i * ((y - y0) / span) ** j for i, j in powers], axis=1)
     root = np.ones_like(x) if weights is None else np.sqrt(np.asarray(weights, dtype=float))
     # The reference pixel of a TAN must map to the tangent point: move the tangent point onto what the fit gives at
     # (x0, y0), until the constant terms vanish.
     for _ in range(3):
-        xi, eta = _gnomonic(ra, dec, ra0, dec0)
+        xi, eta = gnomonic(ra, dec, ra0, dec0)
         solution = np.linalg.lstsq(design * root[:, None], np.stack([xi, eta], 1) * root[:, None], rcond=None)[0]
-        ra0, dec0 = _inverse_gnomonic(solution[0, 0], solution[0, 1], ra0, dec0)
+        ra0, dec0 = (float(v) for v in inverse_gnomonic(solution[0, 0], solution[0, 1], ra0, dec0))
     scaled = {ij: solution[k] / span ** sum(ij) for k, ij in enumerate(powers)}
     cd = np.array([scaled[1, 0], scaled[0, 1]]).T
     inverse = np.linalg.inv(cd)
@@ -199,13 +199,14 @@ def _tan_sip(
         return WCS(header)
 
 
-def _mean_position(ra: Floats, dec: Floats) -> tuple[float, float]:
+def mean_position(ra: Floats, dec: Floats) -> tuple[float, float]:
+    """Give the direction of the mean of (n,) positions, ICRS [deg]."""
     mean = SkyCoord(ra, dec, unit="deg").cartesian.mean()
     sky = SkyCoord(mean, frame="icrs").spherical
     return float(sky.lon.to_value(u.deg)), float(sky.lat.to_value(u.deg))
 
 
-def _gnomonic(ra: Floats, dec: Floats, ra0: float, dec0: float) -> tuple[Floats, Floats]:
+def gnomonic(ra: Floats, dec: Floats, ra0: float, dec0: float) -> tuple[Floats, Floats]:
     """Project ICRS degrees onto the plane tangent at (ra0, dec0), in degrees."""
     a, d, d0 = np.deg2rad(ra - ra0), np.deg2rad(dec), np.deg2rad(dec0)
     cosine = np.sin(d) * np.sin(d0) + np.cos(d) * np.cos(d0) * np.cos(a)
@@ -214,8 +215,9 @@ def _gnomonic(ra: Floats, dec: Floats, ra0: float, dec0: float) -> tuple[Floats,
     return np.rad2deg(xi), np.rad2deg(eta)
 
 
-def _inverse_gnomonic(xi: float, eta: float, ra0: float, dec0: float) -> tuple[float, float]:
-    x, y, d0 = np.deg2rad(xi), np.deg2rad(eta), np.deg2rad(dec0)
+def inverse_gnomonic(xi: ArrayLike, eta: ArrayLike, ra0: float, dec0: float) -> tuple[Floats, Floats]:
+    """Give the ICRS degrees of positions, in degrees, on the plane tangent at (ra0, dec0)."""
+    x, y, d0 = np.deg2rad(np.asarray(xi, float)), np.deg2rad(np.asarray(eta, float)), np.deg2rad(dec0)
     ra = np.arctan2(x, np.cos(d0) - y * np.sin(d0))
     dec = np.arctan2(np.cos(ra) * (y * np.cos(d0) + np.sin(d0)), np.cos(d0) - y * np.sin(d0))
-    return float((ra0 + np.rad2deg(ra)) % 360.0), float(np.rad2deg(dec))
+    return (ra0 + np.rad2deg(ra)) % 360.0, np.rad2deg(dec)

@@ -4,7 +4,7 @@ from astropy.table import Table
 from lsst.images import VisitImage
 from single_frame_scenes import Field, frame_of
 
-from nightlab.errors import AllMasked, BadInput, NoOverlap, NoPsf, TooFewStars
+from nightlab.errors import AllMasked, BadInput, FalseMatch, NoOverlap, NoPsf, TooFewStars
 from nightlab.images.wcs import pixel_to_radec, tan_projection
 from nightlab.numeric.sphere import match, separation
 from nightlab.stages.single_frame import METRICS, CalibrateConfig, calibrate
@@ -85,6 +85,37 @@ def test_a_wrong_pointing_and_rotation_are_undone(field):
     assert values(result)["pointing_error"] == pytest.approx(6.4, abs=0.8)
     assert values(result)["astrometric_scatter"] < 20
     assert box == result.visit_image.bbox
+
+
+@pytest.mark.parametrize(
+    ("shift", "turn", "mirrored"), [((60.0, -35.0), 0.0, False), ((5.0, 5.0), 90.0, False), ((20.0, 30.0), -7.0, True)]
+)
+def test_a_pointing_off_by_an_arcminute_turned_or_mirrored_is_found(field, shift, turn, mirrored):
+    scene = Field(seed=8)
+    scene.projection = tan_projection(
+        30.0 + shift[0] / 3600, -10.0 + shift[1] / 3600, x=250, y=300, scale=0.4, rotation=20.0 + turn,
+        frame=frame_of(scene.box),
+    )  # fmt: skip
+    reference = field.reference()
+
+    def truth(x, y):
+        return pixel_to_radec(field.projection, 499.0 - x if mirrored else x, y)
+
+    reference["ra"], reference["dec"] = truth(field.x, field.y)
+    result = calibrate(scene.image(), reference=reference)
+    x, y = np.array([20.0, 250.0, 480.0]), np.array([580.0, 300.0, 20.0])
+    assert separation(*truth(x, y), *pixel_to_radec(result.visit_image.sky_projection, x, y)).max() < 0.02
+    assert values(result)["n_astrometric_matches"] > 0.9 * len(reference)
+    assert values(result)["zero_point"] == pytest.approx(27.0, abs=0.03)
+
+
+def test_a_dense_reference_of_other_stars_is_no_match(field):
+    rng = np.random.default_rng(4)
+    x, y = rng.uniform(-100, 600, 20_000), rng.uniform(-100, 700, 20_000)
+    ra, dec = pixel_to_radec(field.projection, x, y)
+    others = Table({"ra": ra, "dec": dec, "r_flux": np.exp(rng.uniform(5, 12, ra.size))})
+    with pytest.raises(FalseMatch, match="would by accident"):
+        calibrate(field.image(), reference=others)
 
 
 @pytest.mark.parametrize(("ra", "dec"), [(0.0, 10.0), (30.0, 89.97), (200.0, -89.99)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +12,19 @@ from lsst.images import Box, SkyProjection
 from pydantic import Field
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
+from scipy.stats import poisson
 
 from nightlab.config import Config
-from nightlab.errors import NoOverlap, TooFewStars
+from nightlab.errors import FalseMatch, NoOverlap, TooFewStars
 from nightlab.images.wcs import fit_projection, pixel_scale, pixel_to_radec, radec_to_pixel
+from nightlab.numeric.patterns import find_similarity
 from nightlab.numeric.sphere import separation
 from nightlab.stages.single_frame.frame import Bools, Floats, Ints
 from nightlab.stages.single_frame.measure import Sources
 
 GRID = 21  # per axis, where the corrected projection is sampled before it is written as TAN-SIP
 DAYS_PER_YEAR = 365.25
+MAX_CHANCE = 1e-3  # of a match that is believed
 
 
 class AstrometryConfig(Config):
@@ -29,8 +34,16 @@ class AstrometryConfig(Config):
     n_bright: int = Field(
         default=200, gt=0, description="brightest sources and references that look for the pointing error"
     )
-    search_radius: float = Field(default=10.0, gt=0, description="largest pointing error looked for [arcsec]")
-    max_rotation: float = Field(default=0.3, ge=0, description="largest rotation error looked for [deg]")
+    search_radius: float = Field(default=10.0, gt=0, description="pointing error looked for first [arcsec]")
+    max_rotation: float = Field(default=0.3, ge=0, description="rotation error looked for first [deg]")
+    wide_radius: float = Field(
+        default=90.0,
+        ge=0,
+        description="pointing error looked for, with any rotation and mirrored, when the first search fails [arcsec]",
+    )
+    pattern_tolerance: float = Field(
+        default=1.0, gt=0, description="how far a star may be off in the search for the pointing [arcsec]"
+    )
     match_radius: float = Field(default=1.0, gt=0, description="radius of the last match [arcsec]")
     min_matches: int = Field(default=6, ge=3, description="fewer matches than this are an error")
     clip: float = Field(default=3.0, gt=0, description="clipping of the fit [sigma]")
@@ -112,6 +125,7 @@ def calibrate_astrometry(
 
     The pointing error is the peak of the histogram of offsets between the brightest sources and references; matches
     within a shrinking radius then define a polynomial correction to the nominal projection, clipped at `clip` sigma.
+    When that is not believable, the pattern of the stars is looked for farther away, turned and mirrored in any way.
     Nominal projection and correction together are written as one TAN-SIP.
 
     Parameters
@@ -137,50 +151,65 @@ def calibrate_astrometry(
         When no reference lies on the detector.
     TooFewStars
         When fewer than `min_matches` sources match.
+    FalseMatch
+        When as many would match by accident.
     """
     ra, dec = reference_positions(reference, mjd_tai)
     scale = pixel_scale(nominal, box.x.center, box.y.center)
-    rows, rx, ry = _on_detector(nominal, ra, dec, box, config.search_radius / scale)
     chosen = np.flatnonzero(sources.clean() & (sources.snr > config.min_snr))
     if chosen.size < config.min_matches:  # take what there is
         chosen = np.flatnonzero(~(sources.centroid_flag | sources.flux_flag) & (sources.snr > 5.0))
     if chosen.size < config.min_matches:
         raise _too_few(int(chosen.size), config, "usable sources")
     x, y = sources.x[chosen], sources.y[chosen]
-    bright = chosen[np.argsort(-sources.flux[chosen], kind="stable")][: config.n_bright]
-    top = _brightest(reference, rows, band, config.n_bright)
-    centre = (box.x.center, box.y.center)
-    turn, dx, dy = _pointing_error(
-        sources.x[bright],
-        sources.y[bright],
-        rx[top],
-        ry[top],
-        centre,
-        config.search_radius / scale,
-        config.max_rotation,
-    )
-    # positions on the nominal projection: what the polynomial in measured position must yield
-    start_x, start_y = _rotate(x - centre[0] - dx, y - centre[1] - dy, -turn)
-    correction = _Correction(
-        x=start_x + centre[0] - x, y=start_y + centre[1] - y, centre=centre, span=max(box.shape) / 2.0
-    )
     weight = 1.0 / (
         np.hypot(sources.x_err[chosen], sources.y_err[chosen]) ** 2 / 2 + (config.error_floor / scale) ** 2
     )
     weight = np.where(np.isfinite(weight), weight, 0.0)
-    i, j, used, fit = _match_and_fit(x, y, rx, ry, weight, correction, scale, config)
-    projection = _compose(nominal, fit, box)
-    sky = pixel_to_radec(projection, x[i], y[i])
-    found = rows[j]
-    east = ((sky[0] - ra[found] + 180.0) % 360.0 - 180.0) * np.cos(np.deg2rad(dec[found]))
+    field = _Field(
+        x=x, y=y, weight=weight, rank=np.argsort(-sources.flux[chosen], kind="stable"), box=box, scale=scale
+    )
+    brightness = _column(reference, f"{band}_flux") if f"{band}_flux" in reference.colnames else None
+    found = _search(field, nominal, ra, dec, brightness, config)
+    projection = _compose(nominal, found.fit, box)
+    sky = pixel_to_radec(projection, x[found.source], y[found.source])
+    rows = found.reference
+    east = ((sky[0] - ra[rows] + 180.0) % 360.0 - 180.0) * np.cos(np.deg2rad(dec[rows]))
+    middle = np.array([box.x.center]), np.array([box.y.center])
     return Astrometry(
         projection=projection,
-        source=chosen[i],
-        reference=found,
-        used=used,
-        residual=np.stack([east, sky[1] - dec[found]], axis=1) * 3600.0,
-        shift=float(np.hypot(dx, dy) * scale),
+        source=chosen[found.source],
+        reference=rows,
+        used=found.used,
+        residual=np.stack([east, sky[1] - dec[rows]], axis=1) * 3600.0,
+        shift=float(separation(*pixel_to_radec(nominal, *middle), *pixel_to_radec(projection, *middle))[0]),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Field:
+    """The sources that are matched, and where they are."""
+
+    x: Floats
+    y: Floats
+    weight: Floats
+    rank: Ints  # the brightest first
+    box: Box
+    scale: float  # arcsec per pixel
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return self.box.x.center, self.box.y.center
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Solution:
+    """Matches by index into the field and the reference, and the polynomial that they define."""
+
+    source: Ints
+    reference: Ints
+    used: Bools
+    fit: _Polynomial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,13 +265,105 @@ def _on_detector(
     return near[inside], x[inside], y[inside]
 
 
-def _brightest(reference: Table, rows: Ints, band: str, count: int) -> Ints:
-    """Give positions within `rows` of the brightest references; all when brightness is unknown."""
-    name = f"{band}_flux"
-    if name not in reference.colnames:
-        return np.arange(rows.size)
-    flux = np.nan_to_num(_column(reference, name)[rows])
-    return np.sort(np.argsort(-flux, kind="stable")[:count])
+def _search(
+    field: _Field,
+    nominal: SkyProjection,
+    ra: Floats,
+    dec: Floats,
+    brightness: Floats | None,
+    config: AstrometryConfig,
+) -> _Solution:
+    """Look near the nominal pointing, and, when nothing believable is there, far from it."""
+    near = config.search_radius / field.scale
+    far = config.wide_radius / field.scale + 0.5 * float(np.hypot(*field.box.shape))
+    try:
+        return _solve(field, nominal, ra, dec, brightness, near, _near_pointing, config)
+    except (TooFewStars, FalseMatch):
+        if config.wide_radius <= 0:
+            raise
+        with contextlib.suppress(TooFewStars, FalseMatch):
+            return _solve(field, nominal, ra, dec, brightness, far, _far_pointing, config)
+        raise  # what went wrong in the first search says more
+
+
+def _solve(
+    field: _Field,
+    nominal: SkyProjection,
+    ra: Floats,
+    dec: Floats,
+    brightness: Floats | None,
+    margin: float,
+    point: Callable[[_Field, Floats, Floats, Ints, AstrometryConfig], tuple[Floats, Floats]],
+    config: AstrometryConfig,
+) -> _Solution:
+    rows, rx, ry = _on_detector(nominal, ra, dec, field.box, margin)
+    rank = np.arange(rows.size)
+    if brightness is not None:
+        rank = np.argsort(-np.nan_to_num(brightness[rows]), kind="stable")
+    px, py = point(field, rx, ry, rank, config)
+    start = _Correction(x=px - field.x, y=py - field.y, centre=field.centre, span=max(field.box.shape) / 2.0)
+    i, j, used, fit = _match_and_fit(field.x, field.y, rx, ry, field.weight, start, field.scale, config)
+    shift = fit(field.x[i], field.y[i])
+    miss = np.hypot(field.x[i] + shift[:, 0] - rx[j], field.y[i] + shift[:, 1] - ry[j])
+    _check_believable(miss[used], len(fit.powers), field, rx, ry, margin, config)
+    return _Solution(source=i, reference=rows[j], used=used, fit=fit)
+
+
+def _check_believable(
+    miss: Floats, n_terms: int, field: _Field, rx: Floats, ry: Floats, margin: float, config: AstrometryConfig
+) -> None:
+    """Refuse matches of which as many would arise by accident: where references are dense, everything matches."""
+    reach = min(3.0 * float(np.median(miss)) + 0.1, config.match_radius / field.scale)
+    n_close = int((miss < reach).sum())
+    area = max(float(np.ptp(rx) * np.ptp(ry)), 1.0)
+    expected = field.x.size * rx.size * np.pi * reach**2 / area
+    trials = max(1.0, np.pi * (margin / reach) ** 2)
+    if trials * poisson.sf(n_close - n_terms - 1, expected) > MAX_CHANCE:
+        raise FalseMatch(
+            f"{n_close} sources lie within {reach * field.scale:.2f} arcsec of a reference star, "
+            f"and {expected:.1f} would by accident",
+            hint="widen `astrometry.wide_radius`, give a reference catalogue of this depth, or pass none",
+            found=n_close,
+            expected=float(expected),
+        )
+
+
+def _far_pointing(
+    field: _Field, rx: Floats, ry: Floats, rank: Ints, config: AstrometryConfig
+) -> tuple[Floats, Floats]:
+    """Recognise the pattern of the stars, turned and mirrored in any way."""
+    found = find_similarity(
+        field.x[field.rank],
+        field.y[field.rank],
+        rx[rank],
+        ry[rank],
+        centre=field.centre,
+        tolerance=config.pattern_tolerance / field.scale,
+        max_shift=config.wide_radius / field.scale,
+        flips=True,
+    )
+    if found is None:
+        raise _too_few(0, config, "matches")
+    return found(field.x, field.y)
+
+
+def _near_pointing(
+    field: _Field, rx: Floats, ry: Floats, rank: Ints, config: AstrometryConfig
+) -> tuple[Floats, Floats]:
+    """Find shift and small rotation by the fullest bin of offsets between the brightest sources and references."""
+    bright, top = field.rank[: config.n_bright], np.sort(rank[: config.n_bright])
+    x0, y0 = field.centre
+    turn, dx, dy = _pointing_error(
+        field.x[bright],
+        field.y[bright],
+        rx[top],
+        ry[top],
+        field.centre,
+        config.search_radius / field.scale,
+        config.max_rotation,
+    )
+    px, py = _rotate(field.x - x0 - dx, field.y - y0 - dy, -turn)
+    return px + x0, py + y0
 
 
 def _rotate(x: Floats, y: Floats, angle: float) -> tuple[Floats, Floats]:
