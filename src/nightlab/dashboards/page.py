@@ -37,7 +37,7 @@ a[aria-current] { border-bottom: 2px solid currentColor; font-weight: 600; }
 
 
 class Frame(JSComponent):
-    """Gives names and keys to the two switches that the template draws without them."""
+    """Gives names and keys to what the template and the widgets draw without them."""
 
     _esm = """
 export function render() {
@@ -50,6 +50,11 @@ export function render() {
       if (event.key === "Enter" || event.key === " ") { event.preventDefault(); rail.click(); }
     });
   }
+  // a download hears clicks on its word alone, neither beside it nor those that keys make
+  document.addEventListener("click", (event) => {
+    const at = event.composedPath()[0];
+    if (at.matches?.("button.bk-btn")) at.querySelector(":scope > a")?.click();
+  });
   return document.createElement("span");
 }
 """
