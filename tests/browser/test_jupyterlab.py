@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 CELL = """\
 import numpy as np
 from nightlab.dashboards.images import ImagePanes, as_layer
+from nightlab.dashboards.setup import setup_notebook
+setup_notebook()
 pixels = np.full((40, 60), 5.0, np.float32)
 pixels[:, :30] = -5.0
 ImagePanes({"difference": as_layer(pixels, kind="difference")})
@@ -127,9 +129,8 @@ def red_and_blue(frame, at_least):
     return seen["red"], seen["blue"]
 
 
-@pytest.mark.parametrize("place", ["plain", "hub"])
-def test_an_explorer_in_a_cell_draws_its_pixels(tab, hosts, place, request):
-    address = request.getfixturevalue(place)
+def run_the_cell(tab, address):
+    """Open the notebook, run its cell, and look at what it draws."""
     tab.goto(address + "lab/tree/pixels.ipynb")
     tab.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
     tab.keyboard.press("Shift+Enter")
@@ -138,6 +139,14 @@ def test_an_explorer_in_a_cell_draws_its_pixels(tab, hosts, place, request):
     # each covers half of the image
     assert red["count"] == pytest.approx(blue["count"], rel=0.05)
     assert tab.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+
+@pytest.mark.parametrize("place", ["plain", "hub"])
+def test_an_explorer_in_a_cell_draws_its_pixels_also_in_a_tab_opened_anew(tab, hosts, place, request):
+    address = request.getfixturevalue(place)
+    tab.on("dialog", lambda dialog: dialog.accept())  # leave without saving
+    run_the_cell(tab, address)
+    run_the_cell(tab, address)  # by the same kernel, which has loaded its part already
     assert hosts == {"localhost"}
 
 

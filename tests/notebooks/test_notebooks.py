@@ -70,6 +70,27 @@ def execute(path, folder, **parameters):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("value", "stops"), [(2, False), (3, True)])
+def test_what_the_command_has_run_is_trusted_so_that_its_pictures_show(tmp_path, value, stops):
+    import nbformat
+    from nbformat.sign import NotebookNotary
+
+    cell = nbformat.v4.new_code_cell("number: int = 1  # a number", metadata={"tags": ["parameters"]})
+    written = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("assert number < 3\nnumber")])
+    nbformat.write(written, tmp_path / "small.ipynb")
+    command = ["notebook", "run", "small.ipynb", "-p", f"number={value}", "-o", "made.ipynb"]
+    environment = {**os.environ, "JUPYTER_DATA_DIR": str(tmp_path / "jupyter")}
+    made = subprocess.run(
+        [sys.executable, "-m", "nightlab.cli", *command],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert made.returncode == int(stops), made.stderr
+    notary = NotebookNotary(data_dir=str(tmp_path / "jupyter"))
+    assert notary.check_signature(nbformat.read(tmp_path / "made.ipynb", as_version=4))
+    assert not notary.check_signature(nbformat.read(tmp_path / "small.ipynb", as_version=4))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_the_tiny_survey(path, folder):
     execute(path, folder, run_size="tiny")

@@ -89,13 +89,24 @@ def run(
         os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # the kernel's debugger warns otherwise
         try:
             papermill.execute_notebook(
-                path, output, values, kernel_name=KERNEL, progress_bar=sys.stderr.isatty(), cwd=path.parent
-            )
+                path, output, values, kernel_name=KERNEL, language="python",
+                progress_bar=sys.stderr.isatty(), cwd=path.parent,
+            )  # fmt: skip
         except papermill.PapermillExecutionError as error:
+            _trust(output)
             print(f"nightlab: cell {error.exec_count} stopped with {error.ename}: {error.evalue}", file=sys.stderr)
             print(f"  see {output}", file=sys.stderr)
             raise typer.Exit(FAILED) from None
+        _trust(output)
         print(output)
+
+
+def _trust(path: Path) -> None:
+    """Sign what was run here: JupyterLab hides the pictures of what its user has neither run nor trusted."""
+    import nbformat
+    from nbformat.sign import NotebookNotary  # type: ignore[import-untyped]
+
+    NotebookNotary().sign(nbformat.read(path, as_version=4))
 
 
 def templates() -> dict[str, Path]:
