@@ -95,8 +95,8 @@ def first_paint(browser: Any, folder: Path, run: str) -> Iterator[Figure]:
             with serving("-m", "nightlab.cli", "serve", folder, "--port", "0") as served:
                 seconds = []
                 for _ in range(1 + -(-WARM // COLD)):
-                    tab = Tab(browser)
-                    seconds.append(tab.open(served.address, slug, functools.partial(drawn, page), **query))
+                    tab = Tab(browser, served)
+                    seconds.append(tab.open(slug, functools.partial(drawn, page), **query))
                     tab.rest()
                     tab.close()
                 cold.append(seconds[0])
@@ -146,6 +146,7 @@ def moves(tab: Tab, what: str) -> Iterator[Figure]:
 def view(what: str, answer: Answer) -> Iterator[Figure]:
     """Give the figures of an answer to another view."""
     yield Figure(what, "view [ms]", answer.milliseconds)
+    yield Figure(what, "server CPU [ms]", answer.processor)
     yield Figure(what, "view [kB]", answer.kilobytes)
 
 
@@ -153,14 +154,15 @@ def hovers(tab: Tab, what: str, place: str, x: float, y: float) -> Iterator[Figu
     """Move the pointer a few times."""
     found = [tab.hover(place, x + 7 * k, y + 5 * k) for k in range(1, 10)]
     yield Figure(what, "hover, server [ms]", statistics.median(answer.milliseconds for answer, _ in found))
+    yield Figure(what, "server CPU [ms]", statistics.median(answer.processor for answer, _ in found))
     yield Figure(what, "hover, on the screen [ms]", statistics.median(screen for _, screen in found))
 
 
 def images(browser: Any, folder: Path, run: str) -> Iterator[Figure]:
     """The image viewer on a frame of a run."""
     with serving("-m", "nightlab.cli", "serve", folder, "--port", "0", "--warm") as served:
-        tab = Tab(browser)
-        tab.open(served.address, "images", functools.partial(drawn, "images"), run=run)
+        tab = Tab(browser, served)
+        tab.open("images", functools.partial(drawn, "images"), run=run)
         tab.rest()
         yield from moves(tab, run.partition(":")[0])
         tab.close()
@@ -170,8 +172,8 @@ def large_images(browser: Any) -> Iterator[Figure]:
     """The image viewer on 4096 x 4096 pixels with variance and mask, the mask drawn."""
     with serving(LARGE, "images") as served:
         yield from opened(browser, served, "images", "4096 x 4096")
-        tab = Tab(browser)
-        tab.open(served.address, "images", functools.partial(drawn, "images"))
+        tab = Tab(browser, served)
+        tab.open("images", functools.partial(drawn, "images"))
         tab.rest()
         yield from moves(tab, "4096 x 4096")
         tab.close()
@@ -181,8 +183,8 @@ def opened(browser: Any, served: Served, slug: str, what: str) -> Iterator[Figur
     """Open a page of a large thing: the first time, and again."""
     seconds = []
     for _ in range(4):
-        tab = Tab(browser)
-        seconds.append(tab.open(served.address, slug, functools.partial(drawn, slug)))
+        tab = Tab(browser, served)
+        seconds.append(tab.open(slug, functools.partial(drawn, slug)))
         tab.close()
     yield Figure(what, "cold first paint [s]", seconds[0])
     yield Figure(what, "warm first paint [s]", statistics.median(seconds[1:]))
@@ -192,14 +194,15 @@ def large_dia(browser: Any) -> Iterator[Figure]:
     """The explorer of DIASources on a million of them."""
     with serving(LARGE, "dia") as served:
         yield from opened(browser, served, "dia", "1e6 sources")
-        tab = Tab(browser)
-        tab.open(served.address, "dia", functools.partial(drawn, "dia"))
+        tab = Tab(browser, served)
+        tab.open("dia", functools.partial(drawn, "dia"))
         tab.rest()
         page, rows = tab.page, tab.page.locator("tr[data-id]")
 
         def asked(what: str, act: Callable[[], Any]) -> Iterator[Figure]:
             answer = tab.answer(act)
             yield Figure(f"1e6 sources: {what}", "answer [ms]", answer.milliseconds)
+            yield Figure(f"1e6 sources: {what}", "server CPU [ms]", answer.processor)
             yield Figure(f"1e6 sources: {what}", "answer [kB]", answer.kilobytes)
 
         def fill(column: str, text: str) -> None:
@@ -238,8 +241,8 @@ def sessions(browser: Any, folder: Path, run: str) -> Iterator[Figure]:
         server = psutil.Process(served.process)
 
         def visit(slug: str) -> None:
-            tab = Tab(browser)
-            tab.open(served.address, slug, functools.partial(drawn, slug), run=run)
+            tab = Tab(browser, served)
+            tab.open(slug, functools.partial(drawn, slug), run=run)
             tab.close()
 
         def resident() -> float:

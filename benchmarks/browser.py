@@ -61,6 +61,13 @@ class Served:
     process: int
     seconds: float  # until it said that it is ready
 
+    def processor(self) -> float:
+        """Milliseconds of processor time that it has used; NaN where Linux does not tell."""
+        tasks = Path(f"/proc/{self.process}/task")
+        if not tasks.is_dir():
+            return float("nan")
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e6
+
 
 @contextlib.contextmanager
 def serving(*command: str | Path) -> Iterator[Served]:
@@ -123,19 +130,20 @@ class Answer:
         From the message that asked leaving the browser to the last of the answer arriving: time of the server.
     kilobytes
         Received, all messages together.
-    messages
-        Received.
+    processor
+        Milliseconds of processor time the server spent, on everything that was asked; NaN where it is not known.
     """
 
     milliseconds: float
     kilobytes: float
-    messages: int
+    processor: float
 
 
 class Tab:
     """A tab of its own session, whose messages are counted by the browser itself."""
 
-    def __init__(self, browser: Any) -> None:
+    def __init__(self, browser: Any, served: Served) -> None:
+        self.served = served
         self.context = browser.new_context(viewport=SIZE)
         self.page = self.context.new_page()
         self.page.set_default_timeout(1000 * LONGEST)
@@ -156,11 +164,11 @@ class Tab:
         self.frames.append((event["timestamp"], received, size))
         self._last = time.monotonic()
 
-    def open(self, address: str, slug: str, ready: Callable[[Tab], Any], **query: Any) -> float:
+    def open(self, slug: str, ready: Callable[[Tab], Any], **query: Any) -> float:
         """Open a page; seconds until it is drawn."""
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()}
         begin = time.monotonic()
-        self.page.goto(f"{address}/{slug}?{urlencode(texts)}", wait_until="commit")
+        self.page.goto(f"{self.served.address}/{slug}?{urlencode(texts)}", wait_until="commit")
         ready(self)
         self.page.evaluate(PAINTED)
         return time.monotonic() - begin
@@ -175,8 +183,10 @@ class Tab:
         """Do something and wait for all of the answer."""
         self.rest()
         self.frames.clear()
+        before = self.served.processor()
         act()
         self.rest()
+        spent = self.served.processor() - before
         asked, ages, received = 0.0, [], [size for _, come, size in self.frames if come]
         for when, come, _ in sorted(self.frames):
             if not come:
@@ -185,7 +195,7 @@ class Tab:
                 ages.append(when - asked)
         if not ages:
             raise SystemExit("the page did not ask the server for anything")
-        return Answer(1000 * max(ages), sum(received) / 1e3, len(received))
+        return Answer(1000 * max(ages), sum(received) / 1e3, spent)
 
     def hover(self, place: str, x: float, y: float) -> tuple[Answer, float]:
         """Move the pointer to a place; the answer, and the milliseconds until the words at `place` had changed."""

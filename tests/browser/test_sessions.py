@@ -25,7 +25,7 @@ def visit(chromium, address, slug):
     page.close()
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_twenty_sessions_give_back_their_memory_and_their_workers(chromium, night, tmp_path):
     slugs = [slug for slug in EXPLORERS if slug != "overview"]
     with serving(str(night), "--lifetime", "1", cache=tmp_path) as address:

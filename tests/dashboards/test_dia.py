@@ -126,6 +126,15 @@ def test_density_counts_every_point_once():
     assert shades(np.zeros((2, 2), np.uint32)).max() == 0
 
 
+def test_density_is_the_histogram():
+    rng = np.random.default_rng(7)
+    x, y = rng.uniform(-1, 2, (2, 20_000))
+    x[:3], y[:3] = (0.0, 1.0, 1.0), (0.0, 0.5, 1.0)  # points on the edges count
+    expected, _, _ = np.histogram2d(y, x, bins=(16, 32), range=((0, 1), (0, 1)))
+    assert expected.sum() > 1000
+    np.testing.assert_array_equal(density(x, y, (0, 1), (0, 1), 32, 16), expected)
+
+
 def test_right_ascension_increases_to_the_left_and_crosses_zero():
     shown = SkyMap()
     shown.fill(sky_points(np.array([359.5, 0.5]), np.array([0.0, 0.2]), np.array(["r", "r"])))

@@ -13,7 +13,8 @@ from astropy.table import Table
 from nightlab.dashboards.explorer import EXPLORERS, Explorer, explorer_class
 from nightlab.dashboards.library import Library
 from nightlab.dashboards.states import EmptyState, Nothing, Pane, Reason
-from nightlab.data.runs import Run
+from nightlab.data.repository import open_repository
+from nightlab.data.runs import Run, runs_in
 from nightlab.errors import BadInput, MissingData, TooFewStars
 
 
@@ -167,6 +168,29 @@ def test_a_damaged_repository_does_not_hide_the_others(tmp_path):
     library = Library.below(tmp_path)
     assert list(library) == ["good:runs/one"]
     assert list(library.broken) == ["bad"]
+
+
+def test_a_new_run_is_found_and_what_has_not_changed_is_not_opened_again(tmp_path, monkeypatch):
+    from nightlab.dashboards import library as module
+    from nightlab.data.repository import make_repository
+
+    for place in ("one", "two"):
+        butler = make_repository(tmp_path / place, "SimCam")
+        butler.collections.register("runs/first")
+        butler.close()
+    library = Library.below(tmp_path)
+    library.refresh()
+    assert list(library) == ["one:runs/first", "two:runs/first"]
+    opened = []
+    monkeypatch.setattr(module, "runs_in", lambda repository: opened.append(repository.name) or runs_in(repository))
+    library.refresh()
+    assert opened == []
+    butler = open_repository(tmp_path / "two", writeable=True)
+    butler.collections.register("runs/second")
+    butler.close()
+    library.refresh()
+    assert opened == ["two"]
+    assert list(library) == ["one:runs/first", "two:runs/first", "two:runs/second"]
 
 
 def test_a_pane_says_what_state_it_is_in():

@@ -24,6 +24,7 @@ class Library:
         self.folders = tuple(Path(folder).absolute() for folder in folders)
         self.broken: dict[str, str] = {}
         self._runs: dict[str, Run] = {}
+        self._seen: dict[Path, tuple[int, ...]] = {}
         self._add(runs)
 
     @classmethod
@@ -39,11 +40,15 @@ class Library:
         return cls([run, *(other for other in runs_in(run.repository) if other != run)])
 
     def refresh(self) -> None:
-        """Look again for runs; those known keep their keys."""
+        """Look again for runs; those known keep their keys, and repositories that are as they were are not opened."""
         for folder in self.folders:
             for repository in repositories(folder):
+                state = _state(repository)
+                if state and self._seen.get(repository) == state:
+                    continue
                 try:
                     self._add(runs_in(repository))
+                    self._seen[repository] = state
                 except NightLabError as error:
                     self.broken[repository.name] = error.message
 
@@ -85,3 +90,9 @@ class Library:
         found = [run.repository for run in self._runs.values()]
         found += [repository for folder in self.folders for repository in repositories(folder)]
         return list(dict.fromkeys(found))
+
+
+def _state(repository: Path) -> tuple[int, ...]:
+    """When the files of a repository's database changed last, and their sizes; empty where there are none."""
+    files = [file.stat() for name in ("gen3.sqlite3", "gen3.sqlite3-wal") if (file := repository / name).exists()]
+    return tuple(number for file in files for number in (file.st_mtime_ns, file.st_size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nightlab.errors import BadInput
 LOCAL = ("localhost", "127.0.0.1", "::1")
 LIFETIME = 60.0  # seconds a session without a browser lives
 TOKEN = 3600  # seconds within which a page that was fetched must connect
+PAUSE, POLITE = 0.05, 5.0  # seconds between warming one explorer and the next: alone, and with somebody there
 
 
 def applications(library: Library) -> dict[str, Callable[[], Any]]:
@@ -74,7 +75,7 @@ def serve(
     password
         Asked of every visitor when given.
     warm
-        Import and compile before the server says that it is ready.
+        Import and compile before the server says that it is ready; otherwise it is done when nobody is there.
     show
         Open a browser.
     on_ready
@@ -105,8 +106,9 @@ def serve(
     options: dict[str, Any] = {}
     if password:
         options = {"basic_auth": password, "cookie_secret": secrets.token_hex(32)}
+    pages = applications(library)
     server = pn.serve(
-        applications(library),
+        pages,
         port=port,
         address=address,
         prefix=prefix,
@@ -125,13 +127,29 @@ def serve(
     if on_ready is not None:
         host = address if address in LOCAL[:2] else "localhost"
         on_ready(f"http://{host}:{server.port}{prefix}/")
+    if not warm:
+        _warm_meanwhile(server, library, list(pages))
     if blocking:
         server.io_loop.start()
     return server
 
 
-def warm_up(library: Library) -> None:
-    """Import every explorer and draw one of each, so that the first visitor does not wait for it."""
-    for slug in EXPLORERS:
+def warm_up(library: Library, slugs: Iterable[str] = EXPLORERS) -> None:
+    """Import explorers and draw one of each, so that the first visitor does not wait for it."""
+    for slug in slugs:
         explorer = explorer_class(slug)
         explorer.from_query({}, library).__panel__()
+
+
+def _warm_meanwhile(server: Any, library: Library, pages: Sequence[str]) -> None:
+    """Warm up one explorer after the other, in the server's loop and while nobody waits for a page."""
+    slugs = list(EXPLORERS)
+
+    def go_on() -> None:
+        somebody = any(server.get_sessions(page) for page in pages)
+        if slugs and not somebody:
+            warm_up(library, [slugs.pop(0)])
+        if slugs:
+            server.io_loop.call_later(POLITE if somebody else PAUSE, go_on)
+
+    server.io_loop.call_later(PAUSE, go_on)

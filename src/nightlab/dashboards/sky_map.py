@@ -291,7 +291,7 @@ class SkyMap(pn.viewable.Viewer):
 def density(
     x: Floats, y: Floats, x_range: tuple[float, float], y_range: tuple[float, float], width: int, height: int
 ) -> NDArray[np.uint32]:
-    """Count points in the cells of a grid, as (height, width) with row 0 at the bottom; what is outside is left out."""
+    """Count points in the cells of a grid, as (height, width) with row 0 at the bottom; others are left out."""
     width, height = max(width, 1), max(height, 1)
     (x0, x1), (y0, y1) = x_range, y_range
     inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)

@@ -67,7 +67,7 @@ const tell = () => {
       boxes.push(k, x.start, x.end, y.start, y.end, w, h);
     }
     if (S.common == null) return;
-    S.first = false;
+    S.first = S.moving = false;
     moved.data = {boxes: [boxes], view: [[S.common.x, S.common.y, S.common.width]], fit: [S.fit]};
   }, S.first ? 10 : DEBOUNCE);
 };
@@ -88,6 +88,7 @@ const point = (data) => {
 switch (what) {
   case "range":
     if (S.busy || S.frame) break;
+    S.moving = true;
     S.frame = requestAnimationFrame(() => {
       S.frame = 0;
       const {x_range: x, y_range: y} = figures[slot];
@@ -124,6 +125,7 @@ switch (what) {
     break;
   case "move":
     rulers(slot, event.x, event.y);
+    if (S.moving) break;  // while one pans the pixel under the pointer stays
     point({slot: [slot], x: [event.x], y: [event.y]});
     break;
   case "leave":
