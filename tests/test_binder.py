@@ -1,5 +1,6 @@
 """What a hub needs to open NightLab: files that agree, a start that hands over, servers that JupyterLab can find."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import nightlab
+from nightlab.cli.notebook import _parameters
 from nightlab.dashboards.explorer import EXPLORERS
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +46,16 @@ def test_the_workspace_opens_a_notebook_that_is_there():
     opened = [value["data"]["path"] for key, value in workspace["data"].items() if key.startswith("notebook:")]
     assert opened
     assert all((ROOT / path).is_file() for path in opened)
+
+
+def test_the_build_makes_the_night_that_the_first_notebook_opens():
+    made = inspect.signature(nightlab.demo_run).bind(size="tiny")
+    made.apply_defaults()
+    assert 'nightlab.demo_run(size="tiny")' in (BINDER / "postBuild").read_text()
+    opened = _parameters(json.loads((ROOT / "notebooks" / "01_tour.ipynb").read_text()))
+    assert (opened["data"], opened["run_size"], opened["repository"]) == (made.arguments["data"], "tiny", "")
+    # the build runs at the root, a notebook in its own folder
+    assert (ROOT / "notebooks" / opened["folder"]).resolve() == (ROOT / made.arguments["folder"]).resolve()
 
 
 def test_jupyterlab_finds_a_server_and_a_tile_for_each_page():
