@@ -95,7 +95,7 @@ def test_a_click_leads_from_the_map_to_the_object_its_light_curve_and_the_cutout
     row.click()
     wait_until(lambda: address(explorer)["object"] == [number])  # the address is written when all else is drawn
     wait_until(lambda: len({place[2] for place in explorer.evaluate(PLACES, ["light curve", "epoch"])}) > 1)
-    explorer.get_by_text("forced points").scroll_into_view_if_needed()
+    explorer.get_by_text("forced", exact=True).scroll_into_view_if_needed()
     label = explorer.get_by_text(re.compile(r"^visit \d+, detector \d+$"))
     told = label.inner_text()
     visit, detector = re.findall(r"\d+", told)

@@ -333,8 +333,11 @@ def _points(
             padding=0,
             background_fill_alpha=0.0,
             label_text_font_size="12px",
-            spacing=10,
+            spacing=6,
             margin=4,
+            glyph_height=14,
+            label_height=14,
+            ncols=2 if len(runs) > 1 else 6,
         )
         drawn.add_layout(legend, "above")
     return renderers

@@ -17,7 +17,7 @@ from nightlab.dashboards.states import EmptyState, Pane, Reason
 from nightlab.dashboards.style import figure
 
 _HERE = Path(__file__).parent
-SIDE = 220  # screen pixels of a cutout, at most
+SIDE = 260  # screen pixels of a cutout, at most
 
 
 def cutout_figure(cutout: Cutout, lobes: Sequence[Lobe] = (), ranges: tuple[Any, Any] | None = None) -> Any:

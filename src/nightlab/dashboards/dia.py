@@ -452,8 +452,10 @@ class DiaExplorer(Explorer):
             pn.Row(earlier, later, film, title), self.triplet_pane, strip, sizing_mode="stretch_width", margin=0
         )
         wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
-        left = pn.Column(self.map, self.card_pane, min_width=330, styles={"flex": "0 1 38%"}, **wide)
-        right = pn.Column(self.curve, cutouts, styles={"flex": "1 1 520px"}, **wide)
+        left = pn.Column(
+            self.map, self.card_pane, styles={"flex": "1 1 330px", "max-width": "max(38%, 420px)"}, **wide
+        )
+        right = pn.Column(self.curve, cutouts, styles={"flex": "2 1 520px", "min-width": "0"}, **wide)
         return pn.Column(pn.FlexBox(left, right, gap="0 12px", **wide), self.grid, margin=0, **wide)
 
     def _epoch_words(self, epoch: str) -> str:

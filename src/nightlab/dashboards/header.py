@@ -22,11 +22,17 @@ _BUTTON: dict[str, Any] = {
     "stylesheets": [".bk-btn { height: 32px; min-height: 32px; padding: 2px 12px; font-size: 13px; }"],
 }  # fmt: skip
 _CODE = """
-pre { max-height: 240px; overflow: auto; font-size: 12px; padding: 10px 12px; border-radius: 6px; margin: 4px 0;
-  background: color-mix(in srgb, currentColor 7%, transparent) !important; }
-table { border-collapse: collapse; } td, th { padding: 1px 14px 1px 0; text-align: left; } p { margin: 4px 0; }
-code { font-size: 12px; }
+pre { max-height: 240px; overflow: auto; font-size: 12px; line-height: 1.5; padding: 10px 14px; border-radius: 6px;
+  margin: 6px 0; white-space: pre-wrap; background: color-mix(in srgb, currentColor 7%, transparent); }
+p { margin: 6px 0; font-size: 13px; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 3px 20px; margin: 4px 0 10px;
+  font-size: 13px; }
+dl div { display: flex; gap: 8px; align-items: baseline; } dd { margin: 0; }
+kbd { display: inline-block; min-width: 20px; text-align: center; padding: 0 5px; border-radius: 4px;
+  font: 12px monospace; border: 1px solid color-mix(in srgb, currentColor 40%, transparent); }
 """
+#: Keys whose names in a browser are not those on the keyboard.
+_KEYS = {"ArrowLeft": "←", "ArrowRight": "→", "ArrowUp": "↑", "ArrowDown": "↓"}
 
 
 def header(explorer: Explorer) -> pn.Column:
@@ -48,7 +54,7 @@ def header(explorer: Explorer) -> pn.Column:
     note = pn.pane.HTML("", visible=False)
     if explorer.refused:
         note.param.update(object=_notice(explorer.refused), visible=True)
-    code = pn.pane.Markdown("", visible=False, sizing_mode="stretch_width", stylesheets=[_CODE], margin=(0, 10))
+    code = pn.pane.HTML("", visible=False, sizing_mode="stretch_width", stylesheets=[_CODE], margin=(0, 10))
     buttons = pn.Row(_code_button(explorer, code), _save_button(explorer), _help_button(explorer, code), margin=0)
     runs = [first, second] if explorer.compares else [first]
     bar = pn.FlexBox(
@@ -86,12 +92,12 @@ def _bind(explorer: Explorer, name: str, select: pn.widgets.Select) -> None:
     select.param.watch(to_explorer, "value")
 
 
-def _code_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
+def _code_button(explorer: Explorer, place: pn.pane.HTML) -> pn.widgets.Button:
     button = pn.widgets.Button(label="As code", description="The lines that rebuild this view", **_BUTTON)
 
     def show(_: Any) -> None:
-        shown = place.visible and "```python" in place.object
-        place.param.update(object=f"```python\n{explorer.as_code()}\n```", visible=not shown)
+        shown = place.visible and "<pre" in place.object
+        place.param.update(object=f"<pre>{html.escape(explorer.as_code())}</pre>", visible=not shown)
 
     button.on_click(show)
     return button
@@ -107,17 +113,23 @@ def _save_button(explorer: Explorer) -> pn.widgets.FileDownload:
     )
 
 
-def _help_button(explorer: Explorer, place: pn.pane.Markdown) -> pn.widgets.Button:
-    button = pn.widgets.Button(label="?", description="Help and keys", **_BUTTON)
+def _help_button(explorer: Explorer, place: pn.pane.HTML) -> pn.widgets.Button:
+    button = pn.widgets.Button(label="?", **_BUTTON)
 
     def show(_: Any) -> None:
-        rows = "\n".join(f"| `{key}` | {what} |" for key, (_, what) in explorer.keys.items())
-        keys = f"\n\n| key | |\n|---|---|\n{rows}" if rows else ""
-        shown = place.visible and "```python" not in place.object
-        place.param.update(object=f"**{explorer.title}** — {explorer.summary}{keys}", visible=not shown)
+        shown = place.visible and "<pre" not in place.object
+        place.param.update(object=_help(explorer), visible=not shown)
 
     button.on_click(show)
     return button
+
+
+def _help(explorer: Explorer) -> str:
+    keys = "".join(
+        f"<div><dt><kbd>{html.escape(_KEYS.get(key, key))}</kbd></dt><dd>{html.escape(what)}</dd></div>"
+        for key, (_, what) in explorer.keys.items()
+    )
+    return f"<p><b>{html.escape(explorer.title)}</b> — {html.escape(explorer.summary)}</p><dl>{keys}</dl>"
 
 
 def _notice(refused: list[str]) -> str:

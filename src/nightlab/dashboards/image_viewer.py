@@ -342,7 +342,9 @@ class ImageViewer(Explorer):
     def main(self) -> pn.viewable.Viewable:
         """Give the panes, with the sign convention below."""
         sign = pn.pane.HTML(f"<small style='opacity:.8'>{SIGN}</small>", margin=(0, 6))
-        return pn.Column(self.board, sign, sizing_mode="stretch_both", min_height=460, margin=0)
+        # as high as the screen: what opens above moves the panes down and does not press them together
+        styles = {"min-height": "max(460px, calc(100vh - 112px))"}
+        return pn.Column(self.board, sign, sizing_mode="stretch_both", min_height=460, styles=styles, margin=0)
 
     def rail(self) -> pn.viewable.Viewable:
         """Give the choice of visit, and the controls of the panes."""

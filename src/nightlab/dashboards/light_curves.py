@@ -387,16 +387,25 @@ class LightCurve(pn.viewable.Viewer):
     def _many(self) -> bool:
         return self.curve is not None and len(self.curve.bands) > 1
 
-    def fold(self) -> pn.Row:
+    def fold(self) -> pn.FlexBox:
         """Give the slider of the period."""
         slider = pn.widgets.FloatSlider(
-            label="log₁₀ (period / d)", start=-1.5, end=3.0, step=0.001, value=float(np.log10(self.period)), width=300
+            label="log₁₀ (period / d)",
+            start=-1.5,
+            end=3.0,
+            step=0.001,
+            value=float(np.log10(self.period)),
+            styles={"flex": "1 1 180px"},
         )
-        exact = pn.widgets.FloatInput.from_param(self.param.period, label="period [d]", width=130)
+        exact = pn.widgets.FloatInput.from_param(
+            self.param.period, label="period [d]", width=120, stylesheets=[COMPACT]
+        )
         search = pn.widgets.Button(label="find period", width=100, align="end")
         slider.param.watch(lambda event: setattr(self, "period", float(10**event.new)), "value_throttled")
         search.on_click(self._find)
-        return pn.Row(slider, exact, search, visible=self.param.folded, sizing_mode="stretch_width", margin=0)
+        return pn.FlexBox(
+            slider, exact, search, visible=self.param.folded, align_items="end", sizing_mode="stretch_width", margin=0
+        )
 
     def _find(self, *_: Any) -> None:
         if self.curve is None:

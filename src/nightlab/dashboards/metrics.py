@@ -102,7 +102,7 @@ class MetricsExplorer(Explorer):
         self._heading = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[_CSS], margin=(0, 8))
         self._point = pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[_CSS], margin=(0, 8))
         self._tiles = Choices(sizing_mode="stretch_width")
-        self._rows = Choices(width=430, styles={"height": "max(440px, calc(100vh - 190px))"})
+        self._rows = Choices(width=430, styles={"height": "max(440px, calc(100vh - 190px))", "max-width": "100%"})
         self._table = Choices(sizing_mode="stretch_width", max_height=420)
         self._tiles.param.watch(lambda event: self._choose_stage(_key(event.new)), "clicked")
         for choices in (self._rows, self._table):
@@ -120,8 +120,11 @@ class MetricsExplorer(Explorer):
         if not self._shown:
             self._shown = True
             self._load()
-        right = pn.Column(self._heading, self._trend, self._point, self._spread, sizing_mode="stretch_width")
-        body = pn.Row(pn.Column(self._list, width=440), right, sizing_mode="stretch_width", margin=(10, 0))
+        right = pn.Column(
+            self._heading, self._trend, self._point, self._spread, styles={"flex": "1 1 400px", "min-width": "0"}
+        )
+        left = pn.Column(self._list, width=440, styles={"max-width": "100%"})
+        body = pn.FlexBox(left, right, sizing_mode="stretch_width", margin=(10, 0))
         return pn.Column(self._card, body, self._versus, sizing_mode="stretch_width")
 
     def rail(self) -> Viewable:

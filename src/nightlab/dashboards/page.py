@@ -24,6 +24,12 @@ body, fast-design-system-provider { font-family: var(--body-font); }
 #content { height: calc(100vh - 46px); }
 #main .card-margin { margin: 6px 0 12px; }
 #sidebar { height: calc(100vh - 58px); padding: 8px 10px 4px 4px; }
+@media (max-width: 760px) {
+  #content { flex-direction: column; overflow-y: auto; }
+  #main { order: 0; height: auto; overflow: visible; flex: none; padding: 0 8px; }
+  #sidebar { order: 1; height: auto; overflow: visible; min-width: 0; max-width: none; width: auto; border: 0; }
+  #header { overflow-x: auto; } #header .title { display: none; }
+}
 :focus-visible { outline: 2px solid #4a9cc7; outline-offset: 2px; }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """
@@ -31,7 +37,13 @@ body, fast-design-system-provider { font-family: var(--body-font); }
 _NAVIGATION_CSS = """
 a { color: #fff; text-decoration: none; margin: 0 10px; padding: 2px 0; font-size: 14px; }
 a:hover, a:focus-visible { text-decoration: underline; }
-a:focus-visible { outline: 2px solid #fff; outline-offset: 3px; }
+a@media (max-width: 760px) {
+  #content { flex-direction: column; overflow-y: auto; }
+  #main { order: 0; height: auto; overflow: visible; flex: none; padding: 0 8px; }
+  #sidebar { order: 1; height: auto; overflow: visible; min-width: 0; max-width: none; width: auto; border: 0; }
+  #header { overflow-x: auto; } #header .title { display: none; }
+}
+:focus-visible { outline: 2px solid #fff; outline-offset: 3px; }
 a[aria-current] { border-bottom: 2px solid currentColor; font-weight: 600; }
 """
 

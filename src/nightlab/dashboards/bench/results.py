@@ -6,6 +6,7 @@ import html
 import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nightlab.dashboards.bench.calls import Result, Saved
@@ -46,7 +47,7 @@ def layers_of(result: Result, before: Result | None) -> dict[str, Layer]:
             inputs[name] = as_layer(saved.read(), kind=_KINDS.get(name, "flux"), title=argument)
     shown = {**inputs, **found}
     if len(shown) == 3 and "difference" in found and found["difference"].variance is not None:
-        shown["S/N"] = signal_to_noise(found["difference"])
+        shown["S/N"] = replace(signal_to_noise(found["difference"]), title=f"S/N {result.number}")
     return shown
 
 

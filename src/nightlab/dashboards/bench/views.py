@@ -20,8 +20,8 @@ from nightlab.pipelines.events import label
 if TYPE_CHECKING:
     from nightlab.dashboards.workbench import Workbench
 
-#: Of the images together: what the screen has left.
-HEIGHT = "max(440px, calc(100vh - 210px))"
+#: Of the images together [screen pixels].
+HEIGHT = 530
 _CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff !important; }"
 _FIRST = EmptyState(
     Reason.NOT_RUN, "Nothing was run here yet.", "Choose a pair, turn knobs, and press Run; results come side by side."
@@ -40,7 +40,7 @@ class Views:
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         self.panes = ImagePanes()
-        self._framed = pn.Column(self.panes, styles={"height": HEIGHT}, sizing_mode="stretch_width", margin=0)
+        self._framed = pn.Column(self.panes, height=HEIGHT, sizing_mode="stretch_width", margin=0)
         self.notice = pn.Column(sizing_mode="stretch_width", margin=0)
         self.images = Pane("the images")
         self.metrics, self.code = Pane("the metrics"), Pane("the code")
@@ -50,7 +50,7 @@ class Views:
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
         self.this = pn.widgets.Select(label="result", **_beside())
         self.beside = pn.widgets.Select(label="beside", **_beside())
-        self._history = pn.Row(self.this, self.beside, sizing_mode="stretch_width", visible=False)
+        self._history = pn.FlexBox(self.this, self.beside, sizing_mode="stretch_width", visible=False, margin=0)
         self.run_button.on_click(lambda event: self._start())
         self.cancel_button.on_click(lambda event: bench.cancel())
         self._filling = False
@@ -218,7 +218,7 @@ class Views:
 
 
 def _beside() -> dict[str, Any]:
-    return {"options": {}, "sizing_mode": "stretch_width", "stylesheets": [BESIDE]}
+    return {"options": {}, "styles": {"flex": "1 1 300px"}, "stylesheets": [BESIDE]}
 
 
 def _look() -> dict[str, Any]:

@@ -23,10 +23,12 @@ _FOLD = """
 :host(.card) { box-shadow: none; border: none; border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent);
   border-radius: 0; outline: none; background: transparent; }
 .card-header { background: transparent; border: none; padding: 4px 2px; min-height: 0; align-items: center; }
+.card-header, .card-button { color: var(--panel-on-background-color, inherit); }
 .card-title, .card-title h3, .card-header-row h3 { font-size: 13px !important; font-weight: 600;
   margin: 0 !important; }
 """
 _CHOSEN = ".bk-btn.bk-btn-primary.bk-active { color: #fff !important; }"
+_WRAPPED = ".bk-btn-group { flex-wrap: wrap; } .bk-btn { flex: 1 0 22%; padding: 5px 4px; font-size: 13px; }"
 _WIDTH: dict[str, Any] = {"sizing_mode": "stretch_width", "margin": (3, 4)}
 _OUTLINE: dict[str, Any] = {**_WIDTH, "color": "primary", "variant": "outline", "stylesheets": [_CHOSEN]}
 
@@ -69,7 +71,9 @@ def _waiting(panes: ImagePanes, near: str = "") -> str:
 
 def pane_controls(panes: ImagePanes) -> pn.Column:
     """Choose the layers shown, how they are linked, and blinking."""
-    names = pn.widgets.CheckButtonGroup(options=panes.names, value=list(panes.panes), **_OUTLINE)
+    names = pn.widgets.CheckButtonGroup(
+        options=panes.names, value=list(panes.panes), **{**_OUTLINE, "stylesheets": [_CHOSEN, _WRAPPED]}
+    )
     linked = pn.widgets.Button(label="", **_WIDTH)
     why = pn.pane.HTML("", **_WIDTH)
     blink = pn.widgets.Toggle(label="Blink", value=panes.blink, **_WIDTH)

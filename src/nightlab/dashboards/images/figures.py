@@ -110,7 +110,17 @@ class Slot:
         self.lines = ColumnDataSource({"xs": [], "ys": []})
         self.names = ColumnDataSource({"x": [], "y": [], "text": []})
         self.figure.multi_line("xs", "ys", source=self.lines, color=CROSS, alpha=0.55, line_width=1, level="overlay")
-        self.figure.text("x", "y", "text", source=self.names, x_offset=3, y_offset=-2, level="overlay", **_TEXT)
+        self.figure.text(
+            "x",
+            "y",
+            "text",
+            source=self.names,
+            x_offset=3,
+            y_offset=-2,
+            level="overlay",
+            padding=2,
+            **{**_TEXT, "text_align": "left"},
+        )
         self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, tuple[Any, Any]]] = {}
         self._compass = [(_arrow(NormalHead(size=6, line_color=CROSS, fill_color=CROSS)), _label()) for _ in "NE"]
         self._ruler, self._length = _arrow(None), _label()
@@ -232,7 +242,9 @@ def _arrow(head: Any) -> Arrow:
 
 
 def _label() -> Label:
-    return Label(x=0, y=0, x_units="screen", y_units="screen", text="", visible=False, **_TEXT)
+    return Label(
+        x=0, y=0, x_units="screen", y_units="screen", text="", visible=False, padding=3, border_radius=3, **_TEXT
+    )
 
 
 class Board:

@@ -111,8 +111,8 @@ class Views:
 
     def main(self) -> pn.Column:
         """Give graph, grid, form and tabs."""
-        middle = pn.Column(self.about, self.grid_place, self.tabs, sizing_mode="stretch_width")
-        below = pn.Row(middle, self.form_place, sizing_mode="stretch_width")
+        middle = pn.Column(self.about, self.grid_place, self.tabs, styles={"flex": "1 1 400px", "min-width": "0"})
+        below = pn.FlexBox(middle, self.form_place, sizing_mode="stretch_width", margin=0)
         return pn.Column(self.notice, self._graph_pane, below, sizing_mode="stretch_width")
 
     # news
