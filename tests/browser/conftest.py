@@ -31,18 +31,26 @@ def chromium():
         browser.close()
 
 
+#: What JupyterLab says of its own questions to a kernel that are still open when a notebook is left.
+LEAVING = "Canceled future for"
+
+
 class Watched:
     """A tab that remembers what went wrong in it."""
 
     def __init__(self, page):
         self.page, self.troubles = page, []
-        page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
+        page.on("pageerror", lambda error: self._note(f"page error: {error}"))
         page.on("console", self._console)
         page.on("requestfailed", lambda request: self.troubles.append(f"failed: {request.url}"))
 
     def _console(self, message):
         if message.type == "error":
-            self.troubles.append(f"console: {message.text}")
+            self._note(f"console: {message.text}")
+
+    def _note(self, trouble):
+        if LEAVING not in trouble:
+            self.troubles.append(trouble)
 
     def check(self):
         """No error in the console, nothing that could not be loaded, no red banner."""
