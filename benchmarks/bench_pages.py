@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import numpy as np
 import psutil
 from browser import FINE, Answer, Served, Tab, chromium, serving
 
@@ -36,6 +37,7 @@ BUDGETS = {
     "warm first paint [s]": 3.0,
     "view [ms]": 150.0,
     "view [kB]": 700.0,
+    "answer [ms]": 1000.0,
     "hover, server [ms]": 60.0,
     "hover, on the screen [ms]": 60.0,
     "memory ratio": 1.15,
@@ -138,9 +140,9 @@ def moves(tab: Tab, what: str) -> Iterator[Figure]:
     ]
     for name, act in acts:
         page.mouse.move(x, y)
-        answer = tab.answer(act)
+        answer = tab.answer(name, act)
         yield from view(f"{what}: {name}", answer)
-    yield from hovers(tab, f"{what}: hover", "div.at", x, y)
+    yield from hovers(tab, f"{what}: hover", x, y)
 
 
 def view(what: str, answer: Answer) -> Iterator[Figure]:
@@ -150,12 +152,12 @@ def view(what: str, answer: Answer) -> Iterator[Figure]:
     yield Figure(what, "view [kB]", answer.kilobytes)
 
 
-def hovers(tab: Tab, what: str, place: str, x: float, y: float) -> Iterator[Figure]:
+def hovers(tab: Tab, what: str, x: float, y: float) -> Iterator[Figure]:
     """Move the pointer a few times."""
-    found = [tab.hover(place, x + 7 * k, y + 5 * k) for k in range(1, 10)]
+    found = [tab.hover(x + 7 * k, y + 5 * k) for k in range(1, 10)]
     yield Figure(what, "hover, server [ms]", statistics.median(answer.milliseconds for answer, _ in found))
     yield Figure(what, "server CPU [ms]", statistics.median(answer.processor for answer, _ in found))
-    yield Figure(what, "hover, on the screen [ms]", statistics.median(screen for _, screen in found))
+    yield Figure(what, "hover, on the screen [ms]", np.nanmedian([screen for _, screen in found]))
 
 
 def images(browser: Any, folder: Path, run: str) -> Iterator[Figure]:
@@ -200,7 +202,7 @@ def large_dia(browser: Any) -> Iterator[Figure]:
         page, rows = tab.page, tab.page.locator("tr[data-id]")
 
         def asked(what: str, act: Callable[[], Any]) -> Iterator[Figure]:
-            answer = tab.answer(act)
+            answer = tab.answer(what, act)
             yield Figure(f"1e6 sources: {what}", "answer [ms]", answer.milliseconds)
             yield Figure(f"1e6 sources: {what}", "server CPU [ms]", answer.processor)
             yield Figure(f"1e6 sources: {what}", "answer [kB]", answer.kilobytes)
@@ -220,8 +222,8 @@ def large_dia(browser: Any) -> Iterator[Figure]:
         at = page.locator("canvas").first.bounding_box()
         x, y = at["x"] + 0.5 * at["width"], at["y"] + 0.5 * at["height"]
         page.mouse.move(x, y)
-        yield from view("1e6 sources: zoom the map", tab.answer(lambda: page.mouse.wheel(0, -240)))
-        yield from hovers(tab, "1e6 sources: hover", "canvas", x, y)
+        yield from view("1e6 sources: zoom the map", tab.answer("zoom the map", lambda: page.mouse.wheel(0, -240)))
+        yield from hovers(tab, "1e6 sources: hover", x, y)
         page.locator(".bk-tool-icon-box-select").first.click()
 
         def box() -> None:
@@ -280,7 +282,8 @@ def report(figures: Sequence[Figure], before: dict[str, float]) -> bool:
     rows, bad = [], False
     for figure in figures:
         budget, old = BUDGETS.get(figure.kind), before.get(figure.name)
-        worse = old is not None and figure.value > WORSE * old and "memory b" not in figure.kind
+        # what is far below its budget may move as it likes
+        worse = old is not None and budget is not None and figure.value > max(WORSE * old, budget / 10)
         verdict = "MISSED" if figure.missed else "WORSE" if worse else ""
         bad = bad or bool(verdict)
         digits = 2 if figure.value < 20 else 0
@@ -302,7 +305,7 @@ def main() -> int:
     if not any(options.folder.rglob("butler.yaml")):
         print(f"skipped: there is no repository in {options.folder}; make demo makes one")
         return 0
-    common.heading("Pages in Chromium", "panel", "bokeh", "playwright")
+    common.heading("Pages in Chromium", "panel", "bokeh", "playwright", how="wall time on a screen of 1280 x 720")
     before = json.loads(options.against.read_text()) if options.against else {}
     figures: list[Figure] = []
     bad = False

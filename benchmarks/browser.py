@@ -21,8 +21,9 @@ from urllib.parse import urlencode
 ADDRESS = re.compile(r"http://[\w.]+:\d+\S*")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SIZE = {"width": 1280, "height": 720}
-REST = 0.5  # seconds without a message, and with all messages answered, after which an answer is over
-LONGEST = 120.0  # seconds anything may take
+REST = 0.5  # seconds in which nothing travels and the server does nothing, after which an answer is over
+IDLE = 15.0  # milliseconds of processor time in them that count as nothing
+LONGEST, HEARD = 120.0, 10.0  # seconds anything may take, and the browser to ask
 
 #: Which of the named figures are on the screen with something drawn in them.
 DRAWN = """(names) => {
@@ -40,16 +41,14 @@ FINE = """(panes) => {
   return there.length === panes;
 }"""
 PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
-#: Remember when the pointer moved last, and when the words it calls up changed last.
+#: Remember when the pointer moved last, and when words on the page changed last.
 HEAR = """() => {
   const within = (root) => [...root.querySelectorAll("*")].filter((e) => e.shadowRoot)
     .flatMap((e) => [e.shadowRoot, ...within(e.shadowRoot)]);
   window.heard = {moved: 0, told: 0};
   document.addEventListener("mousemove", () => { heard.moved = performance.now() }, true);
   const told = new MutationObserver(() => { heard.told = performance.now() });
-  for (const root of within(document)) if (root.querySelector(PLACE)) {
-    told.observe(root, {childList: true, subtree: true, characterData: true});
-  }
+  for (const root of within(document)) told.observe(root, {childList: true, subtree: true, characterData: true});
 }"""
 
 
@@ -174,17 +173,24 @@ class Tab:
         return time.monotonic() - begin
 
     def rest(self) -> None:
-        """Wait until nothing travels any more."""
-        self._last = time.monotonic()
-        while time.monotonic() < self._last + REST or self._unanswered > 0:
-            self.page.wait_for_timeout(50)
+        """Wait until nothing travels any more, all is answered, and the server does nothing."""
+        while True:
+            since, used = time.monotonic(), self.served.processor()
+            while time.monotonic() < since + REST:
+                self.page.wait_for_timeout(50)
+            busy = self.served.processor() - used > IDLE
+            if self._last < since and self._unanswered <= 0 and not busy:
+                return
 
-    def answer(self, act: Callable[[], Any]) -> Answer:
+    def answer(self, what: str, act: Callable[[], Any]) -> Answer:
         """Do something and wait for all of the answer."""
         self.rest()
         self.frames.clear()
         before = self.served.processor()
         act()
+        end = time.monotonic() + HEARD
+        while all(come for _, come, _ in self.frames) and time.monotonic() < end:
+            self.page.wait_for_timeout(50)
         self.rest()
         spent = self.served.processor() - before
         asked, ages, received = 0.0, [], [size for _, come, size in self.frames if come]
@@ -194,16 +200,17 @@ class Tab:
             elif asked:
                 ages.append(when - asked)
         if not ages:
-            raise SystemExit("the page did not ask the server for anything")
+            raise SystemExit(f"{what}: the page did not ask the server for anything")
         return Answer(1000 * max(ages), sum(received) / 1e3, spent)
 
-    def hover(self, place: str, x: float, y: float) -> tuple[Answer, float]:
-        """Move the pointer to a place; the answer, and the milliseconds until the words at `place` had changed."""
+    def hover(self, x: float, y: float) -> tuple[Answer, float]:
+        """Move the pointer; the answer, and the milliseconds until words had changed, NaN when none did."""
         if not self.page.evaluate("() => window.heard !== undefined"):
-            self.page.evaluate(HEAR.replace("PLACE", json.dumps(place)))
-        found = self.answer(lambda: self.page.mouse.move(x, y))
+            self.page.evaluate(HEAR)
+        found = self.answer(f"hover at {x:.0f}, {y:.0f}", lambda: self.page.mouse.move(x, y))
         heard = self.page.evaluate("() => heard")
-        return found, heard["told"] - heard["moved"]
+        wait = heard["told"] - heard["moved"]
+        return found, wait if wait > 0 else float("nan")
 
     def drawn(self, *figures: str) -> None:
         """Wait until figures, by regular expressions of their names, show something."""

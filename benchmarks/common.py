@@ -74,13 +74,13 @@ def version_of(package: str) -> str:
         return "absent"
 
 
-def heading(title: str, *packages: str) -> None:
-    """Say what is measured, when, and with which versions."""
+def heading(title: str, *packages: str, how: str = "") -> None:
+    """Say what is measured, when, with which versions, and how."""
     versions = ", ".join(f"{name} {version_of(name)}" for name in ("nightlab", "numpy", *packages))
     print(f"\n{title}")
     today = datetime.datetime.now(datetime.UTC).date()
     print(f"{today}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions}")
-    print(f"CPU: user + system seconds, one thread, median of {REPEATS} after a warm-up\n")
+    print(f"{how or f'CPU: user + system seconds, one thread, median of {REPEATS} after a warm-up'}\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from astropy.table import Table
+from bokeh.document import Document
 from image_makers import masked_image, projection
 
 from nightlab.dashboards.images import ImagePanes, Marks, as_layer
+from nightlab.dashboards.images.draw import BUDGET
 from nightlab.dashboards.images.marks import MOST
 from nightlab.dashboards.images.scaling import palette
 from nightlab.dashboards.images.sky import link_state, sexagesimal, sky_link
@@ -66,6 +68,30 @@ def test_what_has_not_changed_is_not_sent_again(pair):
     panes.set_look(stretch="sqrt")
     assert sent(panes, 0) is before[0]
     assert sent(panes, 1) is not before[1]
+
+
+def test_a_pan_sends_the_pixels_that_came_into_view_and_nothing_else(pair):
+    panes = ImagePanes(pair)
+    document = Document()
+    document.add_root(panes.board.grid)
+    look_at(panes, (10, 50, 10, 40))
+    told = []
+    document.on_change(lambda event: told.append((event.model, event.attr)))
+    look_at(panes, (10, 50, 10, 40))
+    assert told == []
+    look_at(panes, (14, 54, 12, 42))
+    fine = [panes.board.slots[k].frames[name].fine for k, name in enumerate(pair)]
+    assert told == [(source, "data") for source in fine]
+
+
+def test_all_panes_together_keep_to_the_budget_whatever_the_screen(pair):
+    big = {name: np.zeros((2400, 3200), np.float32) for name in "abcd"}
+    panes = ImagePanes(big)
+    for width in (3200, 1600, 1100, 400):
+        look_at(panes, (0, width, 0, 0.75 * width), size=(1920, 1440))
+        sizes = [sent(panes, k)["image"][0].nbytes for k in range(4)]
+        assert min(sizes) > 0.75 * width**2 / 17**2
+        assert sum(sizes) <= 1.02 * BUDGET
 
 
 def test_a_stretch_stays_with_its_layer_unless_it_is_for_all(pair):
