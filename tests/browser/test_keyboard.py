@@ -59,6 +59,7 @@ def test_images_are_looked_at_without_a_mouse(viewer):
     tab.keyboard.press("m")
     wait_until(lambda: address(tab).get("masks") == ["true"])
 
+    viewer.settle()
     # a place that is typed, then closer and to the left
     tab_to(tab, "go to")
     tab.keyboard.type("130 90")
