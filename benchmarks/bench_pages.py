@@ -28,7 +28,7 @@ from browser import FINE, Answer, Served, Tab, chromium, serving
 
 PAGES = ("start", "overview", "images", "dia", "metrics", "workbench")
 LARGE = Path(__file__).with_name("large_pages.py")
-COLD, WARM = 3, 5  # servers, and sessions of each
+COLD, WARM = 3, 2  # servers, and later sessions of each
 SESSIONS = 20
 WORSE = 1.25  # a figure may be this much worse than before
 #: Most there may be, by what is measured.
@@ -82,29 +82,27 @@ def drawn(slug: str, tab: Tab) -> None:
             page.locator("tr[data-id]").first.wait_for()
         case "metrics":
             tab.drawn("")
-            page.locator("tr[data-id]").first.wait_for()
         case "workbench":
             page.get_by_role("button", name="Run", exact=True).wait_for()
             page.locator(".nl-empty:visible").first.wait_for()
 
 
-def first_paint(browser: Any, folder: Path, run: str) -> Iterator[Figure]:
-    """Open every page as the first one after the server has started, and again in later sessions."""
-    for page in PAGES:
-        slug, query = ("", {}) if page == "start" else (page, {"run": run})
-        cold, warm = [], []
-        for _ in range(COLD):
-            with serving("-m", "nightlab.cli", "serve", folder, "--port", "0") as served:
-                seconds = []
-                for _ in range(1 + -(-WARM // COLD)):
-                    tab = Tab(browser, served)
-                    seconds.append(tab.open(slug, functools.partial(drawn, page), **query))
-                    tab.rest()
-                    tab.close()
-                cold.append(seconds[0])
-                warm += seconds[1:]
-        yield Figure(page, "cold first paint [s]", statistics.median(cold))
-        yield Figure(page, "warm first paint [s]", statistics.median(warm))
+def first_paint(browser: Any, folder: Path, run: str, page: str) -> Iterator[Figure]:
+    """Open a page as the first one after the server has started, and again in later sessions."""
+    slug, query = ("", {}) if page == "start" else (page, {"run": run})
+    cold, warm = [], []
+    for _ in range(COLD):
+        with serving("-m", "nightlab.cli", "serve", folder, "--port", "0") as served:
+            seconds = []
+            for _ in range(1 + WARM):
+                tab = Tab(browser, served)
+                seconds.append(tab.open(slug, functools.partial(drawn, page), **query))
+                tab.rest()
+                tab.close()
+            cold.append(seconds[0])
+            warm += seconds[1:]
+    yield Figure(page, "cold first paint [s]", statistics.median(cold))
+    yield Figure(page, "warm first paint [s]", statistics.median(warm))
 
 
 def moves(tab: Tab, what: str) -> Iterator[Figure]:
@@ -298,7 +296,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("demo"), help="holds finished runs")
     parser.add_argument("--run", default="simulated:runs/ApPipe", help="run whose pages are opened")
     parser.add_argument("--images", default="", help="run whose images are panned, when another one")
-    parser.add_argument("--only", nargs="*", default=[], help="names of parts")
+    parser.add_argument("--only", nargs="*", default=[], help="parts, by the beginnings of their names")
     parser.add_argument("--save", type=Path, help="keep the figures in this file")
     parser.add_argument("--against", type=Path, help="compare with the figures in this file")
     options = parser.parse_args()
@@ -310,16 +308,17 @@ def main() -> int:
     figures: list[Figure] = []
     bad = False
     with chromium() as browser:
+        paint = functools.partial(first_paint, browser, options.folder, options.run)
         parts: dict[str, Callable[[], Iterator[Figure]]] = {
             "import": imports,
-            "paint": lambda: first_paint(browser, options.folder, options.run),
+            **{f"paint-{page}": functools.partial(paint, page) for page in PAGES},
             "images": lambda: images(browser, options.folder, options.images or options.run),
             "large-images": lambda: large_images(browser),
             "large-dia": lambda: large_dia(browser),
             "sessions": lambda: sessions(browser, options.folder, options.run),
         }
         for name, part in parts.items():
-            if not options.only or name in options.only:
+            if name.startswith(tuple(options.only or [""])):
                 found = list(part())
                 figures += found
                 print(f"{name}, load {os.getloadavg()[0]:.1f}")
