@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import panel as pn
 
 from nightlab.columns import words
-from nightlab.dashboards.forms import COMPACT
+from nightlab.dashboards.forms import COMPACT, fold
 
 if TYPE_CHECKING:
     from nightlab.dashboards.dia import DiaExplorer
@@ -44,12 +44,12 @@ def filter_panel(explorer: DiaExplorer) -> pn.Column:
     if "reliability" in catalogue.sources.names:
         parts.append(pn.widgets.FloatSlider.from_param(p.reliability_min, start=0.0, end=1.0, step=0.01, **wide))
     if flags:
-        for parameter, name in ((p.without, "without any of"), (p.having, "with all of")):
-            parts.append(
-                pn.widgets.MultiChoice.from_param(
-                    parameter, name=f"flags: {name}", options=flags, placeholder="choose flags", **wide
-                )
-            )
+        for parameter, name, chosen in (
+            (p.without, "without any of", explorer.without),
+            (p.having, "with all of", explorer.having),
+        ):
+            boxes = pn.widgets.CheckBoxGroup.from_param(parameter, name=f"flags {name}", options=flags, margin=(2, 10))
+            parts.append(fold(f"flags: {name}", boxes, opened=bool(chosen)))
     every = pn.widgets.Button(label="let everything through", **wide)
     every.on_click(lambda _: explorer.reset())
     boxed = explorer.box is not None

@@ -152,7 +152,7 @@ def tick(owner: param.Parameterized, name: str, label: str, **look: Any) -> pn.w
 def fold(title: str, *parts: Any, opened: bool = False) -> pn.Column:
     """Put parts below a line that opens and closes them."""
     body = pn.Column(*parts, visible=opened, sizing_mode="stretch_width", margin=(0, 0, 0, 8))
-    line = pn.widgets.Button(color="light", sizing_mode="stretch_width", margin=(4, 8), stylesheets=[_FOLD_CSS])
+    line = pn.widgets.Button(sizing_mode="stretch_width", margin=(4, 8), stylesheets=[_FOLD_CSS])
 
     def show(*_: Any) -> None:
         line.label = f"{'▾' if body.visible else '▸'} {title}"
