@@ -7,13 +7,16 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs benchmarks clean
+.PHONY: demo test nightly lint docs benchmarks clean
 
 demo: .venv/.core  ## simulate a small survey, run Templates and ApPipe on it, print what came out
 	$(BIN)/nightlab demo --jobs $(JOBS)
 
 test: .venv/.test lint  ## all tests; those on real data where the data is
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not nightly"
+
+nightly: .venv/.test  ## the tests that take minutes each: whole runs of real sky from the pages, twenty sessions
+	$(BIN)/pytest -m nightly
 
 lint: .venv/.test  ## ruff, import-linter, mypy
 	$(BIN)/ruff check .

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from nightlab.errors import MissingData
+# results depend on the number of threads of linear algebra, at the last bit; this is read when numpy is imported
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 
 @pytest.fixture(scope="session")
 def stripe82() -> Path:
     """Folder of the SDSS Stripe 82 pair."""
     from nightlab.data.locate import data_set
+    from nightlab.errors import MissingData
 
     try:
         return data_set("stripe82")

@@ -31,8 +31,9 @@ def chromium():
         browser.close()
 
 
-#: What JupyterLab says of its own questions to a kernel that are still open when a notebook is left.
-LEAVING = "Canceled future for"
+#: What JupyterLab leaves behind: questions to a kernel still open when a notebook is left, and the icon that says
+#: "busy", whose loading it drops when the kernel has finished before it came.
+LEFT_OPEN = ("Canceled future for", "static/favicons/favicon-busy")
 
 
 class Watched:
@@ -42,14 +43,14 @@ class Watched:
         self.page, self.troubles = page, []
         page.on("pageerror", lambda error: self._note(f"page error: {error}"))
         page.on("console", self._console)
-        page.on("requestfailed", lambda request: self.troubles.append(f"failed: {request.url}"))
+        page.on("requestfailed", lambda request: self._note(f"failed: {request.url}"))
 
     def _console(self, message):
         if message.type == "error":
             self._note(f"console: {message.text}")
 
     def _note(self, trouble):
-        if LEAVING not in trouble:
+        if not any(words in trouble for words in LEFT_OPEN):
             self.troubles.append(trouble)
 
     def check(self):

@@ -25,6 +25,7 @@ def visit(chromium, address, slug):
     page.close()
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_twenty_sessions_give_back_their_memory_and_their_workers(chromium, night, tmp_path):
     slugs = [slug for slug in EXPLORERS if slug != "overview"]

@@ -17,7 +17,7 @@ from serving import serving, wait_until
 from nightlab.data.runs import open_run
 
 # the first of them makes what all of them start from
-pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nightly, pytest.mark.real_data, pytest.mark.timeout(1800)]
 
 PATIENCE = 600_000  # ms; of one band on a busy machine
 OURS = ("nightlab.dashboards.errands", "nightlab.pipelines.worker")

@@ -95,14 +95,14 @@ def open_in_every_way(name, exported, repository):
         equal(now, later.compute(), rows=rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name in PRODUCTS if name.startswith("stripe82.")])
 def test_a_product_of_real_sky_opens_in_every_way(name, exported, stripe82_night):
     open_in_every_way(name, exported, stripe82_night)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_products_of_real_sky_are_ready_for_the_stages(stripe82_night):
     values = {"repository": str(stripe82_night)}

@@ -96,7 +96,7 @@ def test_a_notebook_runs_on_the_tiny_survey(path, folder):
     execute(path, folder, run_size="tiny")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.real_data
-def test_differencing_runs_on_stripe82(tmp_path, stripe82):
-    execute(FOLDER / "03_differencing.ipynb", tmp_path, data="stripe82")
+def test_differencing_runs_on_stripe82(tmp_path, stripe82_night):
+    execute(FOLDER / "03_differencing.ipynb", tmp_path, repository=stripe82_night)
