@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
-# results depend on the number of threads of linear algebra, at the last bit; this is read when numpy is imported
+# results depend on the number of threads of linear algebra, at the last bit; for what is loaded later, and for what is
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+threadpool_limits(1)
 
 
 @pytest.fixture(scope="session")
