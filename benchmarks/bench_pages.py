@@ -24,7 +24,7 @@ from typing import Any
 import common
 import numpy as np
 import psutil
-from browser import FINE, Answer, Served, Tab, chromium, serving
+from browser import FINE, SIZE, Answer, Served, Tab, chromium, serving
 
 PAGES = ("start", "overview", "images", "dia", "metrics", "workbench")
 LARGE = Path(__file__).with_name("large_pages.py")
@@ -67,7 +67,7 @@ class Figure:
 
 
 def drawn(slug: str, tab: Tab) -> None:
-    """Wait until all that a page shows at first is there: pictures, points, rows, not what holds their place."""
+    """Wait until what a page shows at first is there: pictures, points, rows, not what holds their place."""
     page = tab.page
     match slug:
         case "start":
@@ -76,7 +76,7 @@ def drawn(slug: str, tab: Tab) -> None:
             tab.drawn("^stages$")
             page.get_by_role("tab", name="log").or_(page.get_by_text("log", exact=True)).first.wait_for()
         case "images":
-            page.wait_for_function(FINE, arg=4, polling="raf")
+            tab.drawn("^pane-0$", "^pane-1$", "^pane-2$", "^pane-3$")
         case "dia":
             tab.drawn("^map$", "^light curve$")
             page.locator("tr[data-id]").first.wait_for()
@@ -87,22 +87,34 @@ def drawn(slug: str, tab: Tab) -> None:
             page.locator(".nl-empty:visible").first.wait_for()
 
 
+def complete(slug: str, tab: Tab) -> None:
+    """Wait until nothing on the page is going to be replaced by something finer."""
+    if slug == "images":
+        tab.page.wait_for_function(FINE, arg=4, polling="raf")
+
+
 def first_paint(browser: Any, folder: Path, run: str, page: str) -> Iterator[Figure]:
-    """Open a page as the first one after the server has started, and again in later sessions."""
+    """Open a page as the first one after the server has started, and the same visitor again later."""
     slug, query = ("", {}) if page == "start" else (page, {"run": run})
     cold, warm = [], []
     for _ in range(COLD):
+        visitor = browser.new_context(viewport=SIZE)
         with serving("-m", "nightlab.cli", "serve", folder, "--port", "0") as served:
             seconds = []
             for _ in range(1 + WARM):
-                tab = Tab(browser, served)
-                seconds.append(tab.open(slug, functools.partial(drawn, page), **query))
+                tab = Tab(browser, served, visitor)
+                ready = (functools.partial(wait, page) for wait in (drawn, complete))
+                seconds.append(tab.open(slug, *ready, **query))
                 tab.rest()
                 tab.close()
             cold.append(seconds[0])
             warm += seconds[1:]
-    yield Figure(page, "cold first paint [s]", statistics.median(cold))
-    yield Figure(page, "warm first paint [s]", statistics.median(warm))
+        visitor.close()
+    for kind, all_seconds in (("cold", cold), ("warm", warm)):
+        first, whole = (statistics.median(column) for column in zip(*all_seconds, strict=True))
+        yield Figure(page, f"{kind} first paint [s]", first)
+        if page == "images":
+            yield Figure(page, f"{kind}, exact copies too [s]", whole)
 
 
 def moves(tab: Tab, what: str) -> Iterator[Figure]:
@@ -181,11 +193,12 @@ def large_images(browser: Any) -> Iterator[Figure]:
 
 def opened(browser: Any, served: Served, slug: str, what: str) -> Iterator[Figure]:
     """Open a page of a large thing: the first time, and again."""
-    seconds = []
+    visitor, seconds = browser.new_context(viewport=SIZE), []
     for _ in range(4):
-        tab = Tab(browser, served)
-        seconds.append(tab.open(slug, functools.partial(drawn, slug)))
+        tab = Tab(browser, served, visitor)
+        seconds += tab.open(slug, functools.partial(drawn, slug))
         tab.close()
+    visitor.close()
     yield Figure(what, "cold first paint [s]", seconds[0])
     yield Figure(what, "warm first paint [s]", statistics.median(seconds[1:]))
 

@@ -139,12 +139,16 @@ class Answer:
 
 
 class Tab:
-    """A tab of its own session, whose messages are counted by the browser itself."""
+    """A tab with a session of its own, whose messages are counted by the browser itself.
 
-    def __init__(self, browser: Any, served: Served) -> None:
+    Tabs of one `visitor` share what the browser has kept of earlier pages; one without has seen nothing before.
+    """
+
+    def __init__(self, browser: Any, served: Served, visitor: Any = None) -> None:
         self.served = served
-        self.context = browser.new_context(viewport=SIZE)
+        self.context = browser.new_context(viewport=SIZE) if visitor is None else visitor
         self.page = self.context.new_page()
+        self._alone = visitor is None
         self.page.set_default_timeout(1000 * LONGEST)
         self.frames: list[tuple[float, bool, int]] = []  # when [s], received or not, bytes
         self._last, self._unanswered = 0.0, 0
@@ -163,14 +167,17 @@ class Tab:
         self.frames.append((event["timestamp"], received, size))
         self._last = time.monotonic()
 
-    def open(self, slug: str, ready: Callable[[Tab], Any], **query: Any) -> float:
-        """Open a page; seconds until it is drawn."""
+    def open(self, slug: str, *ready: Callable[[Tab], Any], **query: Any) -> tuple[float, ...]:
+        """Open a page; seconds until each of some things is on the screen."""
         texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in query.items()}
         begin = time.monotonic()
         self.page.goto(f"{self.served.address}/{slug}?{urlencode(texts)}", wait_until="commit")
-        ready(self)
-        self.page.evaluate(PAINTED)
-        return time.monotonic() - begin
+        seconds = []
+        for wait in ready:
+            wait(self)
+            self.page.evaluate(PAINTED)
+            seconds.append(time.monotonic() - begin)
+        return tuple(seconds)
 
     def rest(self) -> None:
         """Wait until nothing travels any more, all is answered, and the server does nothing."""
@@ -218,4 +225,4 @@ class Tab:
 
     def close(self) -> None:
         """End the session."""
-        self.context.close()
+        (self.context if self._alone else self.page).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from panel.custom import JSComponent
 from panel.theme import THEMES
 
 from nightlab.dashboards.setup import setup
+from nightlab.dashboards.states import Pane
 from nightlab.dashboards.style import ACCENT
 
 if TYPE_CHECKING:
@@ -75,6 +77,13 @@ export function render() {
 class _Template(pn.template.FastListTemplate):
     """The Fast page; a theme that a link invents is the default one."""
 
+    def _init_doc(self, doc: Any = None, *arguments: Any, **named: Any) -> Any:
+        document = doc or pn.state.curdoc
+        if document is None:
+            return super()._init_doc(doc, *arguments, **named)
+        with document.models.freeze():  # what belongs to it is gathered once, not for each part of the page
+            return super()._init_doc(document, *arguments, **named)
+
     @staticmethod
     def _get_theme_from_query_args() -> str | None:
         given = pn.state.session_args.get("theme", [b""])[0].decode(errors="replace").strip("'\"")
@@ -127,21 +136,62 @@ def page(explorer: Explorer) -> Any:
     """Wrap an explorer into a page, and keep its address in step with what it shows."""
     use_theme()
     rail = explorer.rail()
-    body = pn.Column(
-        explorer.header(), explorer.main(), explorer.listening(everywhere=True), sizing_mode="stretch_width"
-    )
+    body = pn.Column(*_parts(explorer), sizing_mode="stretch_width")
     made = template(
         f"{explorer.title} · NightLab", explorer.slug, main=[body], sidebar=[rail] if rail is not None else []
     )
-    if pn.state.location is not None:
-        location = pn.state.location
-
-        def write(*_: Any) -> None:
-            location.update_query(**explorer.query())  # type: ignore[arg-type]
-
-        explorer.param.watch(write, ["run", "other", *explorer.in_url])
-        pn.state.onload(write)
+    _keep_address(explorer)
     return made
+
+
+def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
+    """Give a page that says what is loading, and fill it while the browser is still busy with its scripts.
+
+    Parameters
+    ----------
+    title, slug
+        Of the explorer.
+    make
+        Makes the explorer; what it raises is shown.
+    """
+    rail, body = pn.Column(sizing_mode="stretch_width"), pn.Column(sizing_mode="stretch_width")
+    pane = Pane(title)
+    pane.loading(f"Loading {title}")
+    body.append(pane)
+    made = template(f"{title} · NightLab", slug, main=[body], sidebar=[rail])
+
+    def fill() -> None:
+        try:
+            explorer = make()
+            beside, parts = explorer.rail(), _parts(explorer)
+        except Exception as error:
+            pane.error(error)
+            return
+        rail.objects = [beside] if beside is not None else []
+        body.objects = parts
+        _keep_address(explorer)
+
+    document = pn.state.curdoc
+    assert document is not None
+    document.add_next_tick_callback(fill)
+    return made
+
+
+def _parts(explorer: Explorer) -> list[Any]:
+    return [explorer.header(), explorer.main(), explorer.listening(everywhere=True)]
+
+
+def _keep_address(explorer: Explorer) -> None:
+    """Let the address of the page follow what the explorer shows."""
+    if pn.state.location is None:
+        return
+    location = pn.state.location
+
+    def write(*_: Any) -> None:
+        location.update_query(**explorer.query())  # type: ignore[arg-type]
+
+    explorer.param.watch(write, ["run", "other", *explorer.in_url])
+    pn.state.onload(write)
 
 
 def _navigation(current: str) -> str:

@@ -13,10 +13,9 @@ from bokeh.server.views.ws import WSHandler
 
 from nightlab.dashboards.explorer import EXPLORERS, explorer_class
 from nightlab.dashboards.library import Library
-from nightlab.dashboards.page import template
+from nightlab.dashboards.page import page_at_once
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.start import start_page
-from nightlab.dashboards.states import Pane
 from nightlab.errors import BadInput
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -56,12 +55,8 @@ def applications(library: Library) -> dict[str, Callable[[], Any]]:
 def _opener(slug: str, library: Library) -> Callable[[], Any]:
     def opened() -> Any:
         query = {name: values[0].decode(errors="replace") for name, values in pn.state.session_args.items() if values}
-        try:
-            return explorer_class(slug).from_query(query, library).servable_page()
-        except Exception as error:
-            pane = Pane(slug)
-            pane.error(error)
-            return template(f"{slug} · NightLab", slug, main=[pane])
+        kind = explorer_class(slug)
+        return page_at_once(kind.title, slug, lambda: kind.from_query(query, library))
 
     return opened
 
