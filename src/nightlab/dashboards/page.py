@@ -77,13 +77,6 @@ export function render() {
 class _Template(pn.template.FastListTemplate):
     """The Fast page; a theme that a link invents is the default one."""
 
-    def _init_doc(self, doc: Any = None, *arguments: Any, **named: Any) -> Any:
-        document = doc or pn.state.curdoc
-        if document is None:
-            return super()._init_doc(doc, *arguments, **named)
-        with document.models.freeze():  # what belongs to it is gathered once, not for each part of the page
-            return super()._init_doc(document, *arguments, **named)
-
     @staticmethod
     def _get_theme_from_query_args() -> str | None:
         given = pn.state.session_args.get("theme", [b""])[0].decode(errors="replace").strip("'\"")

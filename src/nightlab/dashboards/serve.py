@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import panel as pn
-from bokeh.server.urls import per_app_patterns
-from bokeh.server.views.ws import WSHandler
 
 from nightlab.dashboards.explorer import EXPLORERS, explorer_class
 from nightlab.dashboards.library import Library
+from nightlab.dashboards.messages import send_promptly
 from nightlab.dashboards.page import page_at_once
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.start import start_page
@@ -22,26 +21,6 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 LIFETIME = 60.0  # seconds a session without a browser lives
 TOKEN = 3600  # seconds within which a page that was fetched must connect
 PAUSE, POLITE = 0.05, 5.0  # seconds between warming one explorer and the next: alone, and with somebody there
-
-
-class PromptSocket(WSHandler):
-    """A connection to a page that sends at once.
-
-    A message goes out in pieces, and by default each piece waits until the one before it was acknowledged, which
-    browsers do after up to 40 ms.
-    """
-
-    def open(self) -> None:
-        """Take up a connection."""
-        self.set_nodelay(True)
-        super().open()
-
-
-def send_promptly() -> None:
-    """Let servers that are made from now on send at once."""
-    per_app_patterns[:] = [
-        (place, PromptSocket if handler is WSHandler else handler) for place, handler in per_app_patterns
-    ]
 
 
 def applications(library: Library) -> dict[str, Callable[[], Any]]:

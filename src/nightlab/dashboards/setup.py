@@ -9,6 +9,8 @@ import panel as pn
 from panel.theme import Fast
 from panel.viewable import Viewable
 
+from nightlab.dashboards.messages import send_all
+
 #: Grows with each loading.
 _loaded: list[str] = []
 
@@ -38,6 +40,7 @@ def setup_notebook(theme: str = "default") -> None:
         ``default`` or ``dark``, as JupyterLab's own.
     """
     if not _loaded:
+        send_all()
         # the design of the pages asks a server elsewhere for a font
         Fast._resources.pop("font", None)
         # one sheet of the house in every shadow root of a page

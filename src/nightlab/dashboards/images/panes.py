@@ -13,6 +13,7 @@ Every explorer that shows pixels uses this component::
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,6 +54,20 @@ MASK_COLOURS = {
     "STREAK": "#f43f5e",
 }
 _OTHERS = ("#14b8a6", "#8b5cf6", "#d946ef", "#f59e0b", "#84cc16", "#0ea5e9")
+
+
+def _all_at_once[**P](act: Callable[P, None]) -> Callable[P, None]:
+    """Send what an action changes in one message, whoever calls it.
+
+    Callbacks of widgets do not hold the lock without which Bokeh refuses a change to a figure.
+    """
+
+    @functools.wraps(act)
+    def changed(*arguments: P.args, **named: P.kwargs) -> None:
+        with pn.io.unlocked():
+            act(*arguments, **named)
+
+    return changed
 
 
 class ImagePanes(pn.viewable.Viewer):
@@ -436,10 +451,12 @@ class ImagePanes(pn.viewable.Viewer):
     def _reference(self) -> Layer | None:
         return next(iter(self.layers.values()), None)
 
+    @_all_at_once
     def _aim(self, view: Any) -> None:
         goal = [float(value) for value in view] if view else [0.0, 0.0, 1.0]
         self.board.goal.data = {"view": [goal], "fit": [view is None]}
 
+    @_all_at_once
     def _arrange(self) -> None:
         """Tell the browser which slots are in use and how they are linked."""
         shown = self.shown
@@ -469,6 +486,7 @@ class ImagePanes(pn.viewable.Viewer):
             return
         slot.compass(*compass(layer.projection, *layer.middle))
 
+    @_all_at_once
     def _draw(self) -> None:
         """Send what is in view and has not been sent."""
         shown = self.shown
@@ -515,6 +533,7 @@ class ImagePanes(pn.viewable.Viewer):
             xs, ys, labels = grid_lines(layer.projection, box.edges)
         slot.net(xs, ys, labels)
 
+    @_all_at_once
     def _draw_marks(self) -> None:
         for k, name in enumerate(self.shown):
             slot, box, layer = self.board.slots[k], self._boxes.get(k), self.layers.get(name)
