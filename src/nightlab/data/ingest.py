@@ -197,10 +197,10 @@ def certify(
     butler: Butler,
     instrument: str,
     kind: str,
-    images: Iterable[tuple[dict[str, Any], Image]],
+    products: Iterable[tuple[dict[str, Any], Image | Table]],
     validity: tuple[float, float] | None = None,
 ) -> int:
-    """Store calibration frames and say from when to when they hold.
+    """Store calibration frames and tables and say from when to when they hold.
 
     Parameters
     ----------
@@ -209,16 +209,16 @@ def certify(
     instrument
         Name of the instrument.
     kind
-        ``bias`` or ``flat``.
-    images
-        Data id (``detector``, for flats ``physical_filter`` too) and frame.
+        ``bias``, ``dark``, ``flat``, ``defects``, ``crosstalk``, ``linearity`` or ``brighter_fatter``.
+    products
+        Data id (``detector``, for flats ``physical_filter`` too) and frame or table.
     validity
         First moment and first moment after [MJD TAI]; always when absent.
 
     Returns
     -------
     int
-        How many frames are new; those stored already for this span are passed over.
+        How many are new; those stored already for this span are passed over.
     """
     span = Timespan(None, None) if validity is None else Timespan(_time(validity[0]), _time(validity[1]))
     label = "always" if validity is None else f"{validity[0]:.5f}-{validity[1]:.5f}"
@@ -226,12 +226,12 @@ def certify(
     count = 0
     with changing(butler):
         butler.collections.register(run, CollectionType.RUN)
-        for data_id, image in images:
+        for data_id, product in products:
             full = {"instrument": instrument} | data_id
             with butler.transaction():
                 if butler.find_dataset(kind, full, collections=run) is not None:
                     continue
-                ref = butler.put(image, kind, full, run=run)
+                ref = butler.put(product, kind, full, run=run)
                 butler.registry.certify(calib_collection(instrument), [ref], span)
             count += 1
     return count
