@@ -57,6 +57,7 @@ class DefectConfig(Config):
 
 DEFAULTS = BuildConfig()
 DEFECTS = DefectConfig()
+ISR = IsrConfig()
 
 
 def build_bias(raws: Sequence[VisitImage], config: BuildConfig = DEFAULTS) -> Image:
@@ -196,7 +197,12 @@ def find_defects(dark: Image | None, flat: Image | None, config: DefectConfig = 
 
 
 def measure_crosstalk(
-    raws: Sequence[VisitImage], *, threshold: float, config: IsrConfig, clip: float = 2.0, significance: float = 3.0
+    raws: Sequence[VisitImage],
+    *,
+    threshold: float,
+    config: IsrConfig = ISR,
+    clip: float = 2.0,
+    significance: float = 3.0,
 ) -> Table:
     """Measure how much of each amplifier's signal appears in each other one.
 
