@@ -15,6 +15,13 @@ INSTRUMENTS = {
     "SDSS": "nightlab.data.instruments.sdss",
     "SimCam": "nightlab.data.instruments.simcam",
     "GenericFITS": "nightlab.data.instruments.generic",
+    "ALFOSC": "nightlab.data.instruments.alfosc",
+    "SAAO-STE3": "nightlab.data.instruments.saao",
+    "DECam": "nightlab.data.instruments.decam",
+    "HSC": "nightlab.data.instruments.hsc",
+    "LSSTCam": "nightlab.data.instruments.lsstcam",
+    "LSSTComCam": "nightlab.data.instruments.lsstcomcam",
+    "LATISS": "nightlab.data.instruments.latiss",
 }
 
 
