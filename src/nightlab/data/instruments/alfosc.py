@@ -12,14 +12,10 @@ negative here.
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning
 from lsst.images import Box, DetectorFrame, Interval, SkyProjection, VisitImage
 
 from nightlab.data.instruments.base import DetectorRecord, Instrument, RawRecord, day_obs, fits_file
@@ -31,6 +27,7 @@ from nightlab.data.instruments.frames import (
     number,
     section,
     tai,
+    wcs_of,
 )
 from nightlab.errors import BadInput
 from nightlab.images.camera import make_amplifier
@@ -59,12 +56,14 @@ def read_record(path: str | Path) -> RawRecord:
         return _record(header, path)
 
 
-def _header(hdus: fits.HDUList, path: Path) -> Mapping[str, Any]:
+def _header(hdus: fits.HDUList, path: Path) -> fits.Header:
     check_camera(hdus[0].header, ["ALFOSC"], "ALFOSC", path)
-    return {**hdus[0].header, **hdus[1].header}
+    header = hdus[0].header.copy()
+    header.update(hdus[1].header)
+    return header
 
 
-def _record(header: Mapping[str, Any], path: Path) -> RawRecord:
+def _record(header: fits.Header, path: Path) -> RawRecord:
     begin = tai(str(header["DATE-OBS"]))
     seconds = float(header["EXPTIME"])
     named = FILE_NAME.fullmatch(str(header.get("FILENAME") or path.name).strip())
@@ -102,7 +101,7 @@ def _record(header: Mapping[str, Any], path: Path) -> RawRecord:
     )
 
 
-def _filter(header: Mapping[str, Any]) -> str:
+def _filter(header: fits.Header) -> str:
     """Name what was in the beam: a grism, else a filter, else nothing."""
     grism = re.search(r"grism\D*(\d+)", str(header.get("ALGRNM", "")), re.IGNORECASE)
     if grism and int(grism[1]) in GRISMS:
@@ -115,11 +114,11 @@ def _filter(header: Mapping[str, Any]) -> str:
     return f"alfosc_{band[1] or band[2]}" if band and len(filters) == 1 else "alfosc_other"
 
 
-def _binning(header: Mapping[str, Any]) -> tuple[int, int]:
+def _binning(header: fits.Header) -> tuple[int, int]:
     return int(header["DETXBIN"]), int(header["DETYBIN"])
 
 
-def _window(header: Mapping[str, Any]) -> Box:
+def _window(header: fits.Header) -> Box:
     """Give all pixels that were read, on the binned chip.
 
     Raises
@@ -138,7 +137,7 @@ def _window(header: Mapping[str, Any]) -> Box:
     return Box.from_shape(shape, start=(window.y.start // bin_y, window.x.start // bin_x))
 
 
-def _part(window: Box, header: Mapping[str, Any], x: tuple[int, int] | None, y: tuple[int, int] | None) -> Box | None:
+def _part(window: Box, header: fits.Header, x: tuple[int, int] | None, y: tuple[int, int] | None) -> Box | None:
     """Give the pixels of a window whose every column and row lies within some of the chip's; None where none does."""
     bin_x, bin_y = _binning(header)
     intervals = []
@@ -151,25 +150,19 @@ def _part(window: Box, header: Mapping[str, Any], x: tuple[int, int] | None, y: 
     return Box(*intervals)
 
 
-def _light(header: Mapping[str, Any]) -> Box:
+def _light(header: fits.Header) -> Box:
     found = _part(_window(header), header, LIGHT_X, LIGHT_Y)
     if found is None:
         raise BadInput("the window holds no light-sensitive pixel", hint="choose another frame", found=header["DETWIN1"])
     return found
 
 
-def _projection(header: Mapping[str, Any], visit: int, light: Box) -> SkyProjection:
+def _projection(header: fits.Header, visit: int, light: Box) -> SkyProjection:
     """Give the header's WCS where it has one, else the pointing."""
     frame = DetectorFrame(instrument="ALFOSC", visit=visit, detector=0, bbox=light)
     if _has_wcs(header):
         window = _window(header)
-        keys = ("CTYPE", "CRVAL", "CUNIT", "CRPIX", "CDELT")
-        cards = {f"{key}{axis}": header[f"{key}{axis}"] for key in keys for axis in (1, 2) if f"{key}{axis}" in header}
-        cards |= {key: header[key] for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2") if key in header}
-        cards["CRPIX1"], cards["CRPIX2"] = cards["CRPIX1"] + window.x.start, cards["CRPIX2"] + window.y.start
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FITSFixedWarning)
-            return projection_from_wcs(WCS(cards), frame, light)
+        return projection_from_wcs(wcs_of(header, window.x.start, window.y.start), frame, light)
     bin_x, bin_y = _binning(header)
     return nominal_projection(
         frame,
@@ -180,7 +173,7 @@ def _projection(header: Mapping[str, Any], visit: int, light: Box) -> SkyProject
     )
 
 
-def _has_wcs(header: Mapping[str, Any]) -> bool:
+def _has_wcs(header: fits.Header) -> bool:
     return str(header.get("CTYPE1", "")).startswith(("RA", "DEC"))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from astropy.io.fits import Header
 from astropy.time import Time
-from astropy.wcs import WCS
+from astropy.wcs import WCS, FITSFixedWarning
 from lsst.images import Box, DetectorFrame, SkyProjection, VisitImage
 from lsst.images.cameras import Amplifier
 from lsst.images.psfs import PointSpreadFunction
@@ -124,14 +126,25 @@ def nominal_projection(
     return projection_from_wcs(wcs, frame, bbox)
 
 
-def shifted(wcs: WCS, x0: int, y0: int) -> WCS:
-    """Give a WCS whose first pixel is (x0, y0) instead of (0, 0)."""
-    moved = wcs.deepcopy()
-    moved.wcs.crpix = moved.wcs.crpix + np.array([x0, y0])
-    if moved.sip is not None:
-        sip = moved.sip
-        moved.sip = type(sip)(sip.a, sip.b, sip.ap, sip.bp, moved.wcs.crpix)
-    return moved
+def wcs_of(header: Header, x0: int = 0, y0: int = 0) -> WCS:
+    """Give the celestial WCS of an image header whose first pixel is to be (x0, y0).
+
+    Approximate inverses of a SIP distortion are left out: the exact one is found by iteration.
+
+    Raises
+    ------
+    BadInput
+        When there is none.
+    """
+    cards = header.copy()
+    for key in [key for key in cards if re.match(r"(AP|BP)_", key)]:
+        del cards[key]
+    if not str(cards.get("CTYPE1", "")).startswith(("RA", "DEC")):
+        raise BadInput("the header has no celestial WCS", hint="solve its astrometry first", found=cards.get("CTYPE1"))
+    cards["CRPIX1"], cards["CRPIX2"] = float(cards["CRPIX1"]) + x0, float(cards["CRPIX2"]) + y0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        return WCS(cards)
 
 
 def frame_image(
