@@ -180,9 +180,7 @@ def _insert_exposure(butler: Butler, instrument: str, records: Sequence[RawRecor
         _insert_visit(butler, instrument, records, common | {"id": first.visit, "name": obs_id})
 
 
-def _insert_visit(
-    butler: Butler, instrument: str, records: Sequence[RawRecord], visit: dict[str, Any]
-) -> None:
+def _insert_visit(butler: Butler, instrument: str, records: Sequence[RawRecord], visit: dict[str, Any]) -> None:
     """Insert the visit of an exposure, or let the one that is there grow by its new detectors."""
     first = records[0]
     registry = butler.registry

@@ -12,6 +12,7 @@ negative here.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,23 +78,23 @@ def _record(header: fits.Header, path: Path) -> RawRecord:
     # the century is left out so that identifiers of sources fit
     exposure = (day_obs(begin) - 20_000_000) * 10_000 + sequence
     kind = KINDS.get(re.split(r"[,\s]", str(header.get("IMAGETYP", "")).strip().upper())[0], "science")
-    facts = {
-        "exposure": exposure,
-        "visit": exposure,
-        "detector": 0,
-        "physical_filter": _filter(header),
-        "mjd_begin": begin,
-        "mjd_end": begin + seconds / 86400.0,
-        "exposure_time": seconds,
-        "target": str(header.get("OBJECT", "")).strip(),
-        "sequence": sequence,
-        "observation_type": kind,
-    }
-    if kind != "science":
-        return RawRecord(**facts)
+    record = RawRecord(
+        exposure=exposure,
+        visit=exposure,
+        detector=0,
+        physical_filter=_filter(header),
+        mjd_begin=begin,
+        mjd_end=begin + seconds / 86400.0,
+        exposure_time=seconds,
+        target=str(header.get("OBJECT", "")).strip(),
+        sequence=sequence,
+        observation_type=kind,
+    )
+    if not record.sees_sky:
+        return record
     light = _light(header)
-    return RawRecord(
-        **facts,
+    return replace(
+        record,
         ra=float(header["RA"]),
         dec=float(header["DEC"]),
         airmass=number(header, "AIRMASS"),
@@ -153,7 +154,9 @@ def _part(window: Box, header: fits.Header, x: tuple[int, int] | None, y: tuple[
 def _light(header: fits.Header) -> Box:
     found = _part(_window(header), header, LIGHT_X, LIGHT_Y)
     if found is None:
-        raise BadInput("the window holds no light-sensitive pixel", hint="choose another frame", found=header["DETWIN1"])
+        raise BadInput(
+            "the window holds no light-sensitive pixel", hint="choose another frame", found=header["DETWIN1"]
+        )
     return found
 
 

@@ -227,9 +227,8 @@ def _chebyshev(row: Any, x: Floats, y: Floats) -> Floats:
     terms = [(n - j, j) for n in range(order + 1) for j in range(n + 1)]
     for (i, j), value in zip(terms, coefficients, strict=True):
         grid[i, j] = value
-    scaled = (
+    scaled_x, scaled_y = (
         2.0 * (position - row[f"min_{axis}"]) / (row[f"max_{axis}"] - row[f"min_{axis}"]) - 1.0
         for axis, position in (("x", x), ("y", y))
     )
-    values: Floats = chebyshev.chebval2d(*scaled, grid)
-    return values
+    return np.asarray(chebyshev.chebval2d(scaled_x, scaled_y, grid), float)

@@ -112,9 +112,7 @@ def _filter(header: fits.Header) -> str:
 
 
 def _projection(header: fits.Header, wcs: WCS, bbox: Box) -> SkyProjection:
-    frame = DetectorFrame(
-        instrument="DECam", visit=int(header["EXPNUM"]), detector=int(header["CCDNUM"]), bbox=bbox
-    )
+    frame = DetectorFrame(instrument="DECam", visit=int(header["EXPNUM"]), detector=int(header["CCDNUM"]), bbox=bbox)
     return projection_from_wcs(wcs, frame, bbox)
 
 
@@ -149,7 +147,9 @@ def read_raw(path: str | Path) -> VisitImage:
     record = read_record(path)
     if record.physical_filter not in FILTERS:
         raise BadInput(
-            f"{path} was taken through {record.physical_filter!r}", hint=f"known are {', '.join(FILTERS)}", path=str(path)
+            f"{path} was taken through {record.physical_filter!r}",
+            hint=f"known are {', '.join(FILTERS)}",
+            path=str(path),
         )
     with fits_file(path, needed="a DECam image") as hdus:
         if is_calexp(hdus):
@@ -237,7 +237,9 @@ def _companion(path: Path, kind: str, what: str, shape: tuple[int, ...]) -> NDAr
     other = path.with_name(path.name.replace("_ooi_", f"_{kind}_"))
     if not other.is_file():
         raise MissingData(
-            f"the {what} of {path.name} is missing: {other}", hint="fetch it and put it beside the image", path=str(other)
+            f"the {what} of {path.name} is missing: {other}",
+            hint="fetch it and put it beside the image",
+            path=str(other),
         )
     with fits_file(other, needed=f"the {what} of a DECam image") as hdus:
         plane = _plane(hdus)

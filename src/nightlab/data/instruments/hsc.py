@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ CHIP = Box.from_shape((4176, 2048))
 SCIENCE = range(104)  # CCDs 104 to 111 are for focusing
 FILTERS = {f"HSC-{name}": name.lower() for name in "GRIZY"} | {"HSC-R2": "r", "HSC-I2": "i", "hsc_unknown": "unknown"}
 FILTERS |= {
-    f"NB{n:04d}": f"N{n}" for n in (387, 391, 395, 400, 430, 468, 497, 506, 515, 527, 656, 718, 816, 921, 926, 973, 1010)
+    f"NB{n:04d}": f"N{n}"
+    for n in (387, 391, 395, 400, 430, 468, 497, 506, 515, 527, 656, 718, 816, 921, 926, 973, 1010)
 }
 KINDS = {"BIAS": "bias", "DARK": "dark", "FLAT": "flat", "DOMEFLAT": "flat", "SKYFLAT": "flat"}
 FILE_NAME = re.compile(r"(?:HSC|calexp)-(?:HSC-)?(\d{6,7})[-_](\d{1,3})\b", re.IGNORECASE)
@@ -133,22 +135,22 @@ def raw_header_record(header: fits.Header) -> RawRecord:
     visit, detector, seconds = _visit(frame), int(header["DET-ID"]), float(header["EXPTIME"])
     begin = tai(float(header["MJD-STR"]))
     kind = KINDS.get(str(header["DATA-TYP"]).strip().upper(), "science")
-    facts: dict[str, Any] = {
-        "exposure": visit,
-        "visit": visit,
-        "detector": detector,
-        "physical_filter": _filter(str(header["FILTER01"])),
-        "mjd_begin": begin,
-        "mjd_end": begin + seconds / 86400.0,
-        "exposure_time": seconds,
-        "target": str(header.get("OBJECT", "")).strip(),
-        "observation_type": kind,
-    }
-    if kind != "science":
-        return RawRecord(**facts)
+    record = RawRecord(
+        exposure=visit,
+        visit=visit,
+        detector=detector,
+        physical_filter=_filter(str(header["FILTER01"])),
+        mjd_begin=begin,
+        mjd_end=begin + seconds / 86400.0,
+        exposure_time=seconds,
+        target=str(header.get("OBJECT", "")).strip(),
+        observation_type=kind,
+    )
+    if not record.sees_sky:
+        return record
     bbox = Box.from_shape((int(header["NAXIS2"]), int(header["NAXIS1"])))
-    return RawRecord(
-        **facts,
+    return replace(
+        record,
         ra=float(Angle(str(header["RA2000"]), unit="hourangle").deg),
         dec=float(Angle(str(header["DEC2000"]), unit="deg").deg),
         airmass=number(header, "AIRMASS"),

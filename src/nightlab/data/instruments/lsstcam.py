@@ -13,9 +13,8 @@ The gain and read noise of the headers are placeholders; ``nominalGain`` in the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -97,9 +96,7 @@ def _bench(suffix: str = "") -> dict[str, str]:
 
 
 _ON_SKY = {name: name[0] for name in ("u_24", "g_6", "r_57", "i_39", "z_20", "y_10")}
-_COMCAM = {
-    name: name[0] for name in ("u_02", "u_05", "g_01", "g_07", "r_03", "i_06", "z_02", "z_03", "y_02", "y_04")
-}
+_COMCAM = {name: name[0] for name in ("u_02", "u_05", "g_01", "g_07", "r_03", "i_06", "z_02", "z_03", "y_02", "y_04")}
 _OTHER = {"empty": "white", "unknown": "unknown", "ef_43": "white"}
 _DENSITIES = ("0.01", "0.1", "0.3", "0.5", "0.7", "1.0", "2.0", "3.0")
 _ATTENUATED = {name: band for nd in _DENSITIES for name, band in _bench(f"~ND_OD{nd}").items()}
@@ -143,28 +140,28 @@ def _record(header: fits.Header, path: Path, camera: _Camera) -> RawRecord:
     index = CONTROLLERS.index(controller)
     seconds = max(float(header["EXPTIME"]), 0.0)
     begin = _begin(header)
-    facts: dict[str, Any] = {
-        "exposure": (day + 10_000_000 * index) * 100_000 + sequence,
-        "visit": (day - 20_000_000) * 100_000 + SEQUENCES * index + sequence,
-        "detector": _detector(header, path, camera),
-        "physical_filter": _filter(header, camera),
-        "mjd_begin": begin,
-        "mjd_end": begin + seconds / 86400.0,
-        "exposure_time": seconds,
-        "target": str(header.get("OBJECT") or "").strip(),
-        "observation_type": _kind(header),
-        "observation_reason": str(header.get("REASON") or header.get("TESTTYPE") or "unknown").strip().lower(),
-        "sequence": sequence,
-    }
+    record = RawRecord(
+        exposure=(day + 10_000_000 * index) * 100_000 + sequence,
+        visit=(day - 20_000_000) * 100_000 + SEQUENCES * index + sequence,
+        detector=_detector(header, path, camera),
+        physical_filter=_filter(header, camera),
+        mjd_begin=begin,
+        mjd_end=begin + seconds / 86400.0,
+        exposure_time=seconds,
+        target=str(header.get("OBJECT") or "").strip(),
+        observation_type=_kind(header),
+        observation_reason=str(header.get("REASON") or header.get("TESTTYPE") or "unknown").strip().lower(),
+        sequence=sequence,
+    )
     ra, dec = number(header, "RA"), number(header, "DEC")
-    if facts["observation_type"] != "science" or not np.isfinite([ra, dec]).all():
-        return RawRecord(**facts)
+    if not record.sees_sky or not np.isfinite([ra, dec]).all():
+        return record
     side = round(3600.0 * FIELD[camera.name] / PIXEL_SCALE[camera.name])
     field = Box.from_shape((side, side))
-    frame = DetectorFrame(instrument=camera.name, visit=facts["visit"], detector=facts["detector"], bbox=field)
+    frame = DetectorFrame(instrument=camera.name, visit=record.visit, detector=record.detector, bbox=field)
     around = nominal_projection(frame, field, ra=ra, dec=dec, scale=(PIXEL_SCALE[camera.name],) * 2)
-    return RawRecord(
-        **facts,
+    return replace(
+        record,
         ra=ra,
         dec=dec,
         rotation=number(header, "ROTPA"),
@@ -238,7 +235,9 @@ def _read_raw(path: Path, camera: _Camera) -> VisitImage:
             )
         gain, read_noise = (number(header, key) for key in ("CCDGAIN", "CCDNOISE"))
         amplifiers, pixels = segments(hdus, gain if gain > 0 else 1.0, read_noise if read_noise >= 0 else 10.0)
-    assembled = assembled_box(amplifiers)
+        assembled, whole = assembled_box(amplifiers), section(str(header["DETSIZE"]))[0]
+        if assembled != whole:
+            raise ValueError(f"its segments fill {assembled} of {whole}")
     frame = DetectorFrame(instrument=camera.name, visit=record.visit, detector=record.detector, bbox=assembled)
     scale = PIXEL_SCALE[camera.name]
     return frame_image(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,22 @@ def _record(header: Mapping[str, Any]) -> RawRecord:
     # frames have no number of their own: the moment they began, to a second
     exposure = round(begin * 86400.0)
     kind = KINDS.get(str(header.get("IMAGETYP", "")).strip().lower(), "science")
-    facts = {
-        "exposure": exposure,
-        "visit": exposure,
-        "detector": 0,
-        "physical_filter": f"ste3_{int(header['FILTERS']):02d}",
-        "mjd_begin": begin,
-        "mjd_end": begin + seconds / 86400.0,
-        "exposure_time": seconds,
-        "target": str(header.get("OBJECT", "")).strip(),
-        "observation_type": kind,
-    }
-    if kind != "science":
-        return RawRecord(**facts)
+    record = RawRecord(
+        exposure=exposure,
+        visit=exposure,
+        detector=0,
+        physical_filter=f"ste3_{int(header['FILTERS']):02d}",
+        mjd_begin=begin,
+        mjd_end=begin + seconds / 86400.0,
+        exposure_time=seconds,
+        target=str(header.get("OBJECT", "")).strip(),
+        observation_type=kind,
+    )
+    if not record.sees_sky:
+        return record
     light = section(str(header["TRIMSEC"]))[0]
-    return RawRecord(
-        **facts,
+    return replace(
+        record,
         ra=float(header["RA_OBS"]),
         dec=float(header["DEC_OBS"]),
         airmass=number(header, "SECZ"),
