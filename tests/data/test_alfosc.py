@@ -298,8 +298,8 @@ def test_the_nordic_optical_telescope_starts_from_nothing(tmp_path):
 def write_ste3(path, **cards):
     header = fits.Header()
     header.update({"INSTRUME": "STE3 CCD", "DATE-OBS": "2013-07-13", "UT": "00:57:33", "EXPTIME": 150.04,
-                   "FILTERS": 48, "IMAGETYP": "object", "OBJECT": "rf0420", "RA_OBS": 331.0334, "DEC_OBS": -0.9253, "SECZ": 1.176,
-                   "TRIMSEC": "[  17: 36,   1: 30]", "BIASSEC": "[   4:  13,   1: 30]", "GAIN": 1.9,
+                   "FILTERS": 48, "IMAGETYP": "object", "OBJECT": "rf0420", "RA_OBS": 331.0334, "DEC_OBS": -0.9253,
+                   "SECZ": 1.176, "TRIMSEC": "[  17: 36,   1: 30]", "BIASSEC": "[   4:  13,   1: 30]", "GAIN": 1.9,
                    "RDNOISE": 5.0})  # fmt: skip
     header.update(cards)
     rng = np.random.default_rng(1)

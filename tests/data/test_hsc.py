@@ -135,10 +135,10 @@ def test_refusals_say_what_is_wrong(tmp_path, path):
 
 def raw_header(**cards):
     facts = {"EXP-ID": "HSCA90402400", "DET-ID": 50, "EXPTIME": 30.0, "MJD-STR": 56598.26106374757,
-             "DATA-TYP": "OBJECT", "FILTER01": "HSC-i", "OBJECT": "STRIPE82L", "RA2000": "21:22:59.982", "DEC2000": "+00:30:00.07",
-             "AIRMASS": 1.12, "NAXIS1": 2144, "NAXIS2": 4241, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN",
-             "CRPIX1": 1024.5, "CRPIX2": 4395.167, "CRVAL1": 320.749925, "CRVAL2": 0.500019, "CD1_1": 0.0,
-             "CD1_2": 4.7222e-5, "CD2_1": -4.7222e-5, "CD2_2": 0.0}  # fmt: skip
+             "DATA-TYP": "OBJECT", "FILTER01": "HSC-i", "OBJECT": "STRIPE82L", "RA2000": "21:22:59.982",
+             "DEC2000": "+00:30:00.07", "AIRMASS": 1.12, "NAXIS1": 2144, "NAXIS2": 4241, "CTYPE1": "RA---TAN",
+             "CTYPE2": "DEC--TAN", "CRPIX1": 1024.5, "CRPIX2": 4395.167, "CRVAL1": 320.749925, "CRVAL2": 0.500019,
+             "CD1_1": 0.0, "CD1_2": 4.7222e-5, "CD2_1": -4.7222e-5, "CD2_2": 0.0}  # fmt: skip
     return fits.Header(facts | cards)
 
 
