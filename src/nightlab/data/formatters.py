@@ -22,7 +22,7 @@ class RawFormatter(FormatterV2):
     """Read a raw with the reader of the instrument its data id names; never writes."""
 
     default_extension = ".fits"
-    supported_extensions = frozenset({".fits", ".fit", ".fits.gz", ".fit.gz"})
+    supported_extensions = frozenset({".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz"})
     can_read_from_local_file = True
 
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:

@@ -40,6 +40,7 @@ from nightlab.images.skymap import SkyMap, TractGrid
 from nightlab.images.wcs import pixel_to_radec
 
 HTM_LEVEL = 7
+SHORTEST = 1e-3 / 86400.0  # day
 REFERENCE_COLUMNS = ("refId", "ra", "dec")
 
 
@@ -63,7 +64,8 @@ def ingest(butler: Butler, instrument: str, paths: Iterable[str | Path]) -> list
     Raises
     ------
     BadInput
-        When two files claim to be the same raw, or one has a filter or detector the instrument lacks.
+        When two files claim to be the same raw, or one has a filter or detector the instrument lacks, or saw the sky
+        and does not say where.
     MissingData, CorruptFile
         When a file, or what its instrument reads beside it, is absent or damaged. Nothing is registered then.
     """
@@ -89,8 +91,8 @@ def ingest(butler: Butler, instrument: str, paths: Iterable[str | Path]) -> list
     if not new:
         return []
     with changing(butler), butler.transaction():
-        for visit in sorted({record.visit for record, _ in new}):
-            _insert_exposure(butler, instrument, [record for record, _ in new if record.visit == visit])
+        for exposure in sorted({record.exposure for record, _ in new}):
+            _insert_exposure(butler, instrument, [record for record, _ in new if record.exposure == exposure])
         datasets = []
         for record, path in new:
             data_id = DataCoordinate.standardize(
@@ -124,13 +126,23 @@ def _check(instrument: Instrument, record: RawRecord, path: Path) -> None:
             hint="check the header",
             path=str(path),
         )
+    if record.sees_sky and not (len(record.corners) >= 3 and np.isfinite(record.corners).all()):
+        raise BadInput(
+            f"{path} saw the sky and its header does not say where",
+            hint="complete the header, or have the reader call it another type of observation",
+            path=str(path),
+        )
 
 
 def _insert_exposure(butler: Butler, instrument: str, records: Sequence[RawRecord]) -> None:
-    """Insert the dimension records of one exposure, of which `records` are the detectors that are new."""
+    """Insert the dimension records of one exposure, of which `records` are the detectors that are new.
+
+    What does not see the sky, such as a bias, is an exposure and no visit.
+    """
     first = records[0]
     registry = butler.registry
-    span = Timespan(_time(first.mjd_begin), _time(first.mjd_end))
+    # a span without length overlaps nothing, and no calibration would be valid for it
+    span = Timespan(_time(first.mjd_begin), _time(max(first.mjd_end, first.mjd_begin + SHORTEST)))
     noon = float(np.floor(first.mjd_begin - 0.5) + 0.5)
     obs_id = f"{instrument}_{first.exposure}"
     common = {
@@ -154,22 +166,29 @@ def _insert_exposure(butler: Butler, instrument: str, records: Sequence[RawRecor
         "obs_id": obs_id,
         "group": obs_id,
         "dark_time": first.exposure_time,
-        "observation_type": "science",
+        "observation_type": first.observation_type,
         "seq_start": first.sequence,
         "seq_end": first.sequence,
-        "tracking_ra": first.ra,
-        "tracking_dec": first.dec,
-        "sky_angle": None if np.isnan(first.rotation) else first.rotation,
+        "tracking_ra": _known(first.ra),
+        "tracking_dec": _known(first.dec),
+        "sky_angle": _known(first.rotation),
         "has_simulated": first.simulated,
-        "can_see_sky": True,
+        "can_see_sky": first.sees_sky,
     }
     registry.insertDimensionData("exposure", exposure, skip_existing=True)
+    if first.sees_sky:
+        _insert_visit(butler, instrument, records, common | {"id": first.visit, "name": obs_id})
+
+
+def _insert_visit(butler: Butler, instrument: str, records: Sequence[RawRecord], visit: dict[str, Any]) -> None:
+    """Insert the visit of an exposure, or let the one that is there grow by its new detectors."""
+    first = records[0]
+    registry = butler.registry
     corners = [corner for record in records for corner in _vectors(*record.corners.T)]
     there = list(registry.queryDimensionRecords("visit", instrument=instrument, visit=first.visit))
     if there and there[0].region is not None:
         corners.extend(there[0].region.getVertices())
-    visit = common | {"id": first.visit, "name": obs_id, "region": ConvexPolygon.convexHull(corners)}
-    registry.syncDimensionData("visit", visit, update=True)
+    registry.syncDimensionData("visit", visit | {"region": ConvexPolygon.convexHull(corners)}, update=True)
     both = {"instrument": instrument, "visit": first.visit}
     registry.insertDimensionData("visit_definition", both | {"exposure": first.exposure}, skip_existing=True)
     registry.insertDimensionData("visit_system_membership", both | {"visit_system": ONE_TO_ONE}, skip_existing=True)
@@ -178,6 +197,10 @@ def _insert_exposure(butler: Butler, instrument: str, records: Sequence[RawRecor
         for record in records
     ]
     registry.insertDimensionData("visit_detector_region", *regions, skip_existing=True)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _zenith_angle(airmass: float) -> float | None:
@@ -197,10 +220,10 @@ def certify(
     butler: Butler,
     instrument: str,
     kind: str,
-    images: Iterable[tuple[dict[str, Any], Image]],
+    products: Iterable[tuple[dict[str, Any], Image | Table]],
     validity: tuple[float, float] | None = None,
 ) -> int:
-    """Store calibration frames and say from when to when they hold.
+    """Store calibration frames and tables and say from when to when they hold.
 
     Parameters
     ----------
@@ -209,16 +232,16 @@ def certify(
     instrument
         Name of the instrument.
     kind
-        ``bias`` or ``flat``.
-    images
-        Data id (``detector``, for flats ``physical_filter`` too) and frame.
+        ``bias``, ``dark``, ``flat``, ``defects``, ``crosstalk``, ``linearity`` or ``brighter_fatter``.
+    products
+        Data id (``detector``, for flats ``physical_filter`` too) and frame or table.
     validity
         First moment and first moment after [MJD TAI]; always when absent.
 
     Returns
     -------
     int
-        How many frames are new; those stored already for this span are passed over.
+        How many are new; those stored already for this span are passed over.
     """
     span = Timespan(None, None) if validity is None else Timespan(_time(validity[0]), _time(validity[1]))
     label = "always" if validity is None else f"{validity[0]:.5f}-{validity[1]:.5f}"
@@ -226,12 +249,12 @@ def certify(
     count = 0
     with changing(butler):
         butler.collections.register(run, CollectionType.RUN)
-        for data_id, image in images:
+        for data_id, product in products:
             full = {"instrument": instrument} | data_id
             with butler.transaction():
                 if butler.find_dataset(kind, full, collections=run) is not None:
                     continue
-                ref = butler.put(image, kind, full, run=run)
+                ref = butler.put(product, kind, full, run=run)
                 butler.registry.certify(calib_collection(instrument), [ref], span)
             count += 1
     return count

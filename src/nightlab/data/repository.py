@@ -25,6 +25,11 @@ INPUTS = {
     "raw": (("instrument", "exposure", "detector"), "VisitImage", False),
     "bias": (("instrument", "detector"), "ImageV2", True),
     "flat": (("instrument", "detector", "physical_filter"), "ImageV2", True),
+    "dark": (("instrument", "detector"), "ImageV2", True),
+    "defects": (("instrument", "detector"), "ArrowAstropy", True),
+    "crosstalk": (("instrument", "detector"), "ArrowAstropy", True),
+    "linearity": (("instrument", "detector"), "ArrowAstropy", True),
+    "brighter_fatter": (("instrument", "detector"), "ImageV2", True),
     "reference": (("htm7",), "ArrowAstropy", False),
     "sky_map": (("skymap",), "NightLabSkyMap", False),
 }

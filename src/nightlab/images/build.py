@@ -31,8 +31,9 @@ def observation(
     dec: float,
     rotation: float = 0.0,
     airmass: float = float("nan"),
+    observation_type: str = "science",
 ) -> ObservationInfo:
-    """Describe a science exposure.
+    """Describe an exposure.
 
     Parameters
     ----------
@@ -45,11 +46,13 @@ def observation(
     exposure_time
         Seconds.
     ra, dec
-        Pointing, ICRS [deg].
+        Pointing, ICRS [deg]; NaN when the telescope points nowhere, as for a bias.
     rotation
-        Position angle of the detector's y axis [deg].
+        Position angle of the detector's y axis [deg]; NaN when unknown.
     airmass
         At the start; NaN when unknown.
+    observation_type
+        ``science``, or ``bias``, ``dark``, ``flat`` and others that do not see the sky.
     """
     begin = astropy.time.Time(mjd_tai, format="mjd", scale="tai")
     facts = {
@@ -62,11 +65,13 @@ def observation(
         "datetime_begin": begin,
         "datetime_end": begin + exposure_time * u.s,
         "exposure_time": exposure_time * u.s,
-        "tracking_radec": SkyCoord(ra, dec, unit="deg", frame="icrs"),
-        "boresight_rotation_angle": astropy.coordinates.Angle(rotation, unit="deg"),
-        "boresight_rotation_coord": "sky",
-        "observation_type": "science",
+        "observation_type": observation_type,
     }
+    if np.isfinite([ra, dec]).all():
+        facts["tracking_radec"] = SkyCoord(ra, dec, unit="deg", frame="icrs")
+    if np.isfinite(rotation):
+        facts["boresight_rotation_angle"] = astropy.coordinates.Angle(rotation, unit="deg")
+        facts["boresight_rotation_coord"] = "sky"
     if np.isfinite(airmass):
         facts["boresight_airmass"] = float(airmass)
     return ObservationInfo.makeObservationInfo(**facts)

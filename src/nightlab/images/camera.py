@@ -26,7 +26,7 @@ def make_amplifier(
     *,
     raw_bbox: Box,
     data_bbox: Box,
-    serial_overscan: Box,
+    serial_overscan: Box | None = None,
     parallel_overscan: Box | None = None,
     flip_x: bool = False,
     flip_y: bool = False,
@@ -43,7 +43,7 @@ def make_amplifier(
     bbox
         Its place on the assembled detector.
     raw_bbox, data_bbox, serial_overscan, parallel_overscan
-        All its pixels, its light-sensitive pixels and its overscans, on the raw frame.
+        All its pixels, its light-sensitive pixels and its overscans, on the raw frame; None where it has none.
     flip_x, flip_y
         Whether the data section is mirrored on its way to the assembled detector.
     gain
@@ -62,7 +62,7 @@ def make_amplifier(
         flip_y=flip_y,
         x_offset=bbox.x.start - data_bbox.x.start,
         y_offset=bbox.y.start - data_bbox.y.start,
-        serial_overscan_bbox=serial_overscan,
+        serial_overscan_bbox=serial_overscan if serial_overscan is not None else nowhere,
         parallel_overscan_bbox=parallel_overscan if parallel_overscan is not None else nowhere,
         readout_corner=ReadoutCorner.LL,
     )

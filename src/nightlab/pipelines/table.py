@@ -106,6 +106,12 @@ def _visit(name: str, storage_class: str, **more: Any) -> Dataset:
     return Dataset(name=name, storage_class=storage_class, dimensions=VISIT, **more)
 
 
+def _calibration(name: str, storage_class: str, *more: str) -> Dataset:
+    """Row of something known about a detector for a span of time; there may be none."""
+    dimensions = ("instrument", "detector", *more)
+    return Dataset(name=name, storage_class=storage_class, dimensions=dimensions, kind="calibration", minimum=0)
+
+
 def _out(name: str, storage_class: str, dimensions: tuple[str, ...]) -> Dataset:
     return Dataset(name=name, storage_class=storage_class, dimensions=dimensions, kind="output")
 
@@ -147,20 +153,13 @@ _ROWS = (
         dimensions=VISIT,
         inputs={
             "raw": Dataset(name="raw", storage_class="VisitImage", dimensions=EXPOSURE),
-            "bias": Dataset(
-                name="bias",
-                storage_class="ImageV2",
-                dimensions=("instrument", "detector"),
-                kind="calibration",
-                minimum=0,
-            ),
-            "flat": Dataset(
-                name="flat",
-                storage_class="ImageV2",
-                dimensions=("instrument", "detector", "physical_filter"),
-                kind="calibration",
-                minimum=0,
-            ),
+            "bias": _calibration("bias", "ImageV2"),
+            "flat": _calibration("flat", "ImageV2", "physical_filter"),
+            "dark": _calibration("dark", "ImageV2"),
+            "defects": _calibration("defects", "ArrowAstropy"),
+            "crosstalk": _calibration("crosstalk", "ArrowAstropy"),
+            "linearity": _calibration("linearity", "ArrowAstropy"),
+            "brighter_fatter": _calibration("brighter_fatter", "ImageV2"),
             "reference": Dataset(
                 name="reference",
                 storage_class="ArrowAstropy",

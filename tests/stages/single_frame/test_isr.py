@@ -6,7 +6,7 @@ from nightlab.errors import AllMasked, BadInput, ShapeError
 from nightlab.images.build import observation, visit_image
 from nightlab.images.camera import make_amplifier, make_detector
 from nightlab.images.wcs import tan_projection
-from nightlab.stages.single_frame.isr import IsrConfig, interpolate_pixels, needs_isr, remove_signature
+from nightlab.stages.single_frame.isr import Calibrations, IsrConfig, interpolate_pixels, needs_isr, remove_signature
 
 BOX = Box.factory[0:4, 0:6]
 CONFIG = IsrConfig(saturation_grow=0.0)
@@ -52,7 +52,7 @@ def test_amplifiers_are_assembled_without_overscan_and_in_electrons(two_amplifie
     light, raw, amplifiers = two_amplifiers
     image = raw_image(raw, amplifiers)
     assert needs_isr(image)
-    frame = remove_signature(image, None, None, CONFIG)
+    frame = remove_signature(image, Calibrations(), CONFIG)
     gain = np.repeat([[2.0, 3.0]], 3, axis=1)
     np.testing.assert_allclose(frame.pixels, light * gain)
     np.testing.assert_allclose(frame.variance, light * gain + 9.0)
@@ -64,7 +64,9 @@ def test_bias_and_flat_propagate_into_the_variance(two_amplifiers):
     flat = np.full((4, 6), 0.5)
     flat[1, 1], flat[2, 2] = 0.01, np.nan
     frame = remove_signature(
-        raw_image(raw, amplifiers), Image(np.full((4, 6), 2.0), bbox=BOX), Image(flat, bbox=BOX), CONFIG
+        raw_image(raw, amplifiers),
+        Calibrations(bias=Image(np.full((4, 6), 2.0), bbox=BOX), flat=Image(flat, bbox=BOX)),
+        CONFIG,
     )
     electrons = (light - 2.0) * np.repeat([[2.0, 3.0]], 3, axis=1)
     good = ~frame.planes["BAD"]
@@ -76,14 +78,14 @@ def test_bias_and_flat_propagate_into_the_variance(two_amplifiers):
 def test_saturation_is_judged_on_the_raw_level_and_grown(two_amplifiers):
     _, raw, amplifiers = two_amplifiers
     raw[1, 1] = 5000.0
-    frame = remove_signature(raw_image(raw, amplifiers), None, None, IsrConfig(saturation_grow=1.0))
+    frame = remove_signature(raw_image(raw, amplifiers), Calibrations(), IsrConfig(saturation_grow=1.0))
     assert np.argwhere(frame.planes["SATURATED"]).tolist() == [[0, 1], [1, 0], [1, 1], [1, 2], [2, 1]]
 
 
 def test_nan_pixels_have_no_data(two_amplifiers):
     light, raw, amplifiers = two_amplifiers
     raw[3, 0] = np.nan
-    frame = remove_signature(raw_image(raw, amplifiers), None, None, CONFIG)
+    frame = remove_signature(raw_image(raw, amplifiers), Calibrations(), CONFIG)
     assert np.argwhere(~frame.usable).tolist() == [[3, 0]]
     assert np.isfinite(frame.pixels).all()
     assert frame.pixels[0, 1] == light[0, 1] * 2.0
@@ -92,11 +94,11 @@ def test_nan_pixels_have_no_data(two_amplifiers):
 def test_refusals(two_amplifiers):
     _, raw, amplifiers = two_amplifiers
     with pytest.raises(AllMasked, match="no usable pixel"):
-        remove_signature(raw_image(np.full_like(raw, np.nan), amplifiers), None, None, CONFIG)
+        remove_signature(raw_image(np.full_like(raw, np.nan), amplifiers), Calibrations(), CONFIG)
     with pytest.raises(ShapeError, match="bias covers"):
-        remove_signature(raw_image(raw, amplifiers), Image(np.zeros((3, 6))), None, CONFIG)
+        remove_signature(raw_image(raw, amplifiers), Calibrations(bias=Image(np.zeros((3, 6)))), CONFIG)
     with pytest.raises(BadInput, match="gain -1"):
-        remove_signature(raw_image(raw, [amplifier("A", 0, flip=False, gain=-1.0)]), None, None, CONFIG)
+        remove_signature(raw_image(raw, [amplifier("A", 0, flip=False, gain=-1.0)]), Calibrations(), CONFIG)
 
 
 def test_interpolation_restores_a_plane():

@@ -10,11 +10,18 @@ from nightlab.errors import BadInput
 if TYPE_CHECKING:
     from .base import Instrument
 
-#: Module that holds an instrument, as the attribute ``INSTRUMENT``.
+#: Module that holds an instrument, as the attribute ``INSTRUMENT`` or the one named behind a colon.
 INSTRUMENTS = {
     "SDSS": "nightlab.data.instruments.sdss",
     "SimCam": "nightlab.data.instruments.simcam",
     "GenericFITS": "nightlab.data.instruments.generic",
+    "ALFOSC": "nightlab.data.instruments.alfosc",
+    "SAAO-STE3": "nightlab.data.instruments.saao",
+    "DECam": "nightlab.data.instruments.decam",
+    "HSC": "nightlab.data.instruments.hsc",
+    "LSSTCam": "nightlab.data.instruments.lsstcam",
+    "LSSTComCam": "nightlab.data.instruments.lsstcam:LSSTCOMCAM",
+    "LATISS": "nightlab.data.instruments.lsstcam:LATISS",
 }
 
 
@@ -31,5 +38,6 @@ def instrument(name: str) -> Instrument:
     except KeyError:
         known = ", ".join(sorted(INSTRUMENTS))
         raise BadInput(f"no instrument is called {name!r}", hint=f"known are {known}", name=name) from None
-    found: Instrument = import_module(module).INSTRUMENT
+    module, _, attribute = module.partition(":")
+    found: Instrument = getattr(import_module(module), attribute or "INSTRUMENT")
     return found

@@ -6,7 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,17 @@ class RawRecord:
     exposure_time
         Time light was collected for [s].
     ra, dec
-        Pointing, or centre of the frame where the telescope drifts [degree, ICRS].
+        Pointing, or centre of the frame where the telescope drifts [degree, ICRS]; NaN where there is none.
     rotation
         Position angle of the camera's y axis, east of north [degree].
     airmass
         At the middle of the exposure; NaN when unknown.
     corners
-        ``(4, 2)`` ra and dec of the outer corners of the frame, in order around it [degree, ICRS].
+        ``(4, 2)`` ra and dec of the outer corners of the frame, in order around it [degree, ICRS]; ``(0, 2)`` for a
+        frame that does not see the sky.
+    observation_type
+        ``science``; ``bias``, ``dark``, ``flat`` and any other word stand for frames that do not see the sky: they get
+        an exposure in the repository, but no visit.
     observation_reason, target
         Free text.
     sequence
@@ -74,22 +78,33 @@ class RawRecord:
     mjd_begin: float
     mjd_end: float
     exposure_time: float
-    ra: float
-    dec: float
-    corners: np.ndarray
+    ra: float = float("nan")
+    dec: float = float("nan")
+    corners: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
     rotation: float = float("nan")
     airmass: float = float("nan")
     target: str = ""
+    observation_type: str = "science"
     observation_reason: str = "science"
     sequence: int = 0
     simulated: bool = False
 
     @property
+    def sees_sky(self) -> bool:
+        """Whether the sky was exposed on, so that the exposure is a visit."""
+        return self.observation_type == "science"
+
+    @property
     def day_obs(self) -> int:
         """Observing day as YYYYMMDD; days change at noon of the TAI calendar, as Rubin's do."""
-        # 40587 is MJD of 1970-01-01
-        date = np.datetime64(int(np.floor(self.mjd_begin - 0.5)) - 40587, "D")
-        return int(str(date).replace("-", ""))
+        return day_obs(self.mjd_begin)
+
+
+def day_obs(mjd_tai: float) -> int:
+    """Observing day of a moment [MJD TAI] as YYYYMMDD."""
+    # 40587 is MJD of 1970-01-01
+    date = np.datetime64(int(np.floor(mjd_tai - 0.5)) - 40587, "D")
+    return int(str(date).replace("-", ""))
 
 
 @dataclass(frozen=True, kw_only=True)

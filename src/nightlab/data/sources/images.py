@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nightlab.data.instruments import INSTRUMENTS
 from nightlab.data.sources.place import Place
 from nightlab.errors import BadInput
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Readers of frames with a WCS give a `VisitImage`; ``pixels`` takes any FITS image and gives a `MaskedImage`.
-READERS = ("SDSS", "SimCam", "GenericFITS", "pixels")
+READERS = (*INSTRUMENTS, "pixels")
 _FACTS = 80  # characters of a header value worth carrying
 
 

@@ -2,26 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import astropy.units as u
 import numpy as np
-from lsst.images import Box, Image, VisitImage
+from astropy.table import Table
+from lsst.images import Box, Image, Interval, VisitImage
 from lsst.images.cameras import Amplifier, AmplifierCalibrations, AmplifierRawGeometry
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.ndimage import binary_fill_holes, find_objects, label
 
 from nightlab.config import Config
 from nightlab.errors import BadInput, ShapeError
 from nightlab.numeric.photometry import grow
+from nightlab.numeric.statistics import robust_width
+from nightlab.stages.single_frame.brighter_fatter import remove_brighter_fatter
+from nightlab.stages.single_frame.crosstalk import crosstalk_matrices, remove_crosstalk
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame, without_holes
+from nightlab.stages.single_frame.linearity import linearize
+from nightlab.stages.single_frame.overscan import OverscanConfig, overscan_level
+
+BOX_COLUMNS = ("x0", "y0", "width", "height")
 
 
 class IsrConfig(Config):
     """Knobs of instrument signature removal."""
 
+    overscan: OverscanConfig = Field(default=OverscanConfig(), description="level beside the rows (serial overscan)")
+    parallel_overscan: OverscanConfig = Field(
+        default=OverscanConfig(method="none"), description="level above the columns (parallel overscan)"
+    )
     saturation_grow: float = Field(default=1.0, ge=0, description="growth of saturated regions [pixel]")
+    max_read_noise: float = Field(
+        default=25.0, gt=0, description="an amplifier with more noise in its overscan is BAD [electron]"
+    )
+    max_below: float = Field(
+        default=100.0,
+        gt=0,
+        description="a pixel further below its overscan level has wrapped around in the file and is BAD [read noise]",
+    )
+    crosstalk_mask: float = Field(
+        default=45_000.0, gt=0, description="pixels that see the ghost of a brighter one are marked CROSSTALK [adu]"
+    )
     min_flat: float = Field(
         default=0.1, gt=0, description="flat values below this make a pixel BAD (fraction of the mean)"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrations:
+    """What is known about a detector besides its raw pixels; whatever is None is passed over.
+
+    Attributes
+    ----------
+    bias, dark, flat
+        Assembled frames: what is left after overscan [adu or electron], dark signal per second [electron], and
+        relative sensitivity.
+    defects
+        Rows of ``x0``, ``y0``, ``width``, ``height``: boxes on the assembled detector [pixel].
+    crosstalk
+        See `nightlab.stages.single_frame.crosstalk.crosstalk_matrices`.
+    linearity
+        See `nightlab.stages.single_frame.linearity.linearize`.
+    brighter_fatter
+        Kernel, see `nightlab.stages.single_frame.brighter_fatter.remove_brighter_fatter`.
+    """
+
+    bias: Image | None = None
+    dark: Image | None = None
+    flat: Image | None = None
+    defects: Table | None = None
+    crosstalk: Table | None = None
+    linearity: Table | None = None
+    brighter_fatter: Image | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembled:
+    """A detector put together from its amplifiers.
+
+    Attributes
+    ----------
+    pixels
+        (ny, nx) signal over the overscan level [adu].
+    noise, gain
+        (ny, nx) read noise [electron] and gain [electron/adu] of the amplifier a pixel was read by.
+    planes
+        Mask planes by name, each (ny, nx).
+    """
+
+    pixels: Floats
+    noise: Floats
+    gain: Floats
+    planes: dict[str, Bools]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """One amplifier in readout order: light without overscan level, as read, and what its overscan says."""
+
+    amplifier: Amplifier
+    geometry: AmplifierRawGeometry
+    calibration: AmplifierCalibrations
+    light: Floats
+    full: Floats
+    noise: float
+
+    @property
+    def dead(self) -> bool:
+        """Whether no light can have come through."""
+        seen = self.full[np.isfinite(self.full)]
+        return not seen.size or bool((seen == seen[0]).all())
+
+    def mirrored(self, values: NDArray) -> NDArray:
+        """Bring an array from readout order into place."""
+        return values[:: -1 if self.geometry.flip_y else 1, :: -1 if self.geometry.flip_x else 1]
 
 
 def needs_isr(raw: VisitImage) -> bool:
@@ -29,61 +126,177 @@ def needs_isr(raw: VisitImage) -> bool:
     return bool(raw.detector.amplifiers) and raw.bbox != raw.detector.bbox
 
 
-def remove_signature(raw: VisitImage, bias: Image | None, flat: Image | None, config: IsrConfig) -> Frame:
-    """Assemble, debias, calibrate to electrons and flatten a raw detector.
+def remove_signature(raw: VisitImage, calibrations: Calibrations, config: IsrConfig) -> Frame:
+    """Bring a raw detector to electrons of light, with the variance they have.
 
-    Per amplifier: the median of each row's serial overscan is taken away, the data section is mirrored into place and
-    multiplied by the gain. Bias is subtracted before the gain when it is in adu, after it when in electrons. The
-    variance is max(I, 0) + RN^2 [electron^2] before the flat, and divided by the flat squared with it.
+    In this order. On the raw amplifiers: saturation and suspect levels; serial, then parallel overscan; crosstalk.
+    Assembled: bias; linearity; gain. The variance is then max(I, 0) + RN^2 [electron^2]. Brighter-fatter effect; dark,
+    with its own shot noise; flat, by whose square the variance is divided. Defects, amplifiers that are dead or too
+    noisy, and pixels without response are BAD; saturated regions are filled, since the core of a very bright star can
+    have run over and read as nothing.
 
     Parameters
     ----------
     raw
         Raw detector in adu; `raw.detector.amplifiers` carries the geometry on the raw grid.
-    bias, flat
-        Assembled calibration frames: what is left after overscan [adu or electron], and relative sensitivity.
+    calibrations
+        What is known about the detector.
     config
         Knobs.
 
     Raises
     ------
     BadInput
-        When an amplifier lacks geometry, gain or read noise.
+        When an amplifier lacks geometry, gain or read noise, two amplifiers have the same pixels, a dark is given and
+        the exposure time is unknown, or a table does not fit the detector.
     ShapeError
         When a calibration frame does not cover the assembled detector.
     """
-    box = raw.detector.bbox
-    shape = (box.y.size, box.x.size)
-    pixels, noise = np.full(shape, np.nan), np.full(shape, np.nan)
-    gains = np.full(shape, np.nan)
-    saturated = np.zeros(shape, dtype=bool)
-    array, start = np.asarray(raw.image.array, dtype=np.float64), raw.bbox
-    for amplifier in raw.detector.amplifiers:
-        geometry, calibration = _facts(amplifier)
-        here = _slices(amplifier.bbox, box)
-        data, full = _read_amplifier(array, start, geometry)
-        pixels[here] = data
-        saturated[here] = full >= calibration.saturation
-        noise[here] = calibration.read_noise
-        gains[here] = calibration.gain
-    pixels = (pixels - _adu(bias, box, shape, gains)) * gains
-    variance = np.maximum(pixels, 0.0) + noise**2
-    bad = np.zeros(shape, dtype=bool)
-    if flat is not None:
-        response = _calibration(flat, box, shape, "flat")
-        bad = ~(response >= config.min_flat)  # NaN is bad too
-        response = np.where(bad, 1.0, response)
+    assembled = assemble(raw, config, calibrations.crosstalk)
+    box, planes = raw.detector.bbox, assembled.planes
+    pixels = assembled.pixels - _adu(calibrations.bias, box, assembled.gain)
+    if calibrations.linearity is not None:
+        for amplifier in _amplifiers(raw):
+            here = _slices(amplifier.bbox, box)
+            pixels[here] = linearize(pixels[here], calibrations.linearity, amplifier.name)
+    pixels = pixels * assembled.gain
+    variance = np.maximum(pixels, 0.0) + assembled.noise**2
+    if calibrations.brighter_fatter is not None:
+        known = np.isfinite(pixels) & ~planes["BAD"]
+        kernel = np.asarray(calibrations.brighter_fatter.array, np.float64)
+        pixels = remove_brighter_fatter(pixels, kernel, known)
+    if calibrations.dark is not None:
+        pixels = pixels - calibration_pixels(calibrations.dark, box, "dark") * exposed(raw)
+    if calibrations.defects is not None:
+        planes["BAD"] |= defect_mask(calibrations.defects, box)
+    if calibrations.flat is not None:
+        response = calibration_pixels(calibrations.flat, box, "flat")
+        dull = ~(response >= config.min_flat)  # NaN is dull too
+        planes["BAD"] |= dull
+        response = np.where(dull, 1.0, response)
         pixels, variance = pixels / response, variance / response**2
     frame = Frame(
         pixels=pixels,
         variance=variance,
-        planes={"SATURATED": grow(saturated, config.saturation_grow), "BAD": bad},
+        planes={name: where for name, where in planes.items() if where.any() or name in ("SATURATED", "BAD")},
         x0=box.x.start,
         y0=box.y.start,
         unit=u.electron,
         gain=1.0,
     )
     return without_holes(frame)
+
+
+def assemble(raw: VisitImage, config: IsrConfig, crosstalk: Table | None = None) -> Assembled:
+    """Take overscans and ghosts off the amplifiers and put them together.
+
+    Raises
+    ------
+    BadInput
+        See `remove_signature`.
+    """
+    box = raw.detector.bbox
+    shape = (box.y.size, box.x.size)
+    readings = [_read(np.asarray(raw.image.array, np.float64), raw.bbox, each, config) for each in _amplifiers(raw)]
+    _check_distinct(readings)
+    light = [reading.light for reading in readings]
+    ghosted = [np.zeros(each.shape, bool) for each in light]
+    if crosstalk is not None:
+        linear, quadratic = crosstalk_matrices(crosstalk, [reading.amplifier.name for reading in readings])
+        ghosted = _ghosted(light, (linear != 0) | (quadratic != 0), config.crosstalk_mask)
+        light = remove_crosstalk(light, linear, quadratic)
+    pixels, noise, gain = (np.full(shape, np.nan) for _ in range(3))
+    planes = {name: np.zeros(shape, bool) for name in ("SATURATED", "SUSPECT", "CROSSTALK", "BAD", "UNMASKED_NAN")}
+    for reading, values, ghost in zip(readings, light, ghosted, strict=True):
+        here = _slices(reading.amplifier.bbox, box)
+        pixels[here] = reading.mirrored(values)
+        full, levels = reading.mirrored(reading.full), reading.calibration
+        noise[here], gain[here] = levels.read_noise, levels.gain
+        planes["SATURATED"][here] = full >= levels.saturation
+        planes["SUSPECT"][here] = full >= levels.suspect_level
+        planes["CROSSTALK"][here] = reading.mirrored(ghost)
+        planes["BAD"][here] = reading.dead or reading.noise > config.max_read_noise
+        planes["BAD"][here] |= reading.mirrored(reading.light) * levels.gain < -config.max_below * levels.read_noise
+        planes["UNMASKED_NAN"][here] = ~np.isfinite(full)
+    planes["SATURATED"] = grow(_filled(planes["SATURATED"]), config.saturation_grow)
+    return Assembled(pixels=pixels, noise=noise, gain=gain, planes=planes)
+
+
+def overscan_noise(raw: VisitImage, config: IsrConfig) -> dict[str, float]:
+    """Measure the read noise of every amplifier in its overscan: name -> noise [electron], NaN without overscan."""
+    readings = (_read(np.asarray(raw.image.array, np.float64), raw.bbox, each, config) for each in _amplifiers(raw))
+    return {reading.amplifier.name: reading.noise for reading in readings}
+
+
+def amplifier_sections(raw: VisitImage, config: IsrConfig) -> list[Floats]:
+    """Give the light of every amplifier in readout order, over its overscan level [adu]."""
+    return [_read(np.asarray(raw.image.array, np.float64), raw.bbox, each, config).light for each in _amplifiers(raw)]
+
+
+def defect_mask(defects: Table, box: Box) -> Bools:
+    """Mark the boxes of a table of defects.
+
+    Parameters
+    ----------
+    defects
+        ``x0``, ``y0``, ``width``, ``height`` [pixel]; what lies outside is left out.
+    box
+        The assembled detector.
+
+    Returns
+    -------
+    ndarray of bool
+        (ny, nx).
+
+    Raises
+    ------
+    BadInput
+        When a column is missing.
+    """
+    missing = [name for name in BOX_COLUMNS if name not in defects.colnames]
+    if missing:
+        raise BadInput(
+            f"the table of defects lacks {', '.join(missing)}", hint=f"it has {', '.join(defects.colnames)}"
+        )
+    # corners of boxes, summed up twice: no loop over boxes
+    x0, y0, width, height = (np.asarray(defects[name], int) for name in BOX_COLUMNS)
+    left, right = (np.clip(x - box.x.start, 0, box.x.size) for x in (x0, x0 + width))
+    low, high = (np.clip(y - box.y.start, 0, box.y.size) for y in (y0, y0 + height))
+    corners = np.zeros((box.y.size + 1, box.x.size + 1), int)
+    for y, x, sign in ((low, left, 1), (low, right, -1), (high, left, -1), (high, right, 1)):
+        np.add.at(corners, (y, x), sign)
+    return np.cumsum(np.cumsum(corners, axis=0), axis=1)[:-1, :-1] > 0
+
+
+def _amplifiers(raw: VisitImage) -> Sequence[Amplifier]:
+    return tuple(raw.detector.amplifiers)
+
+
+def _read(array: Floats, start: Box, amplifier: Amplifier, config: IsrConfig) -> _Reading:
+    """Take the overscan levels off one amplifier."""
+    geometry, calibration = _facts(amplifier)
+    full = array[_slices(geometry.data_bbox, start)]
+    light, noise = full, np.nan
+    beside = _has(geometry.serial_overscan_bbox, geometry)
+    if beside:
+        serial = _serial(array, start, geometry, geometry.data_bbox.y)
+        level = overscan_level(serial, config.overscan)
+        light = full - level[:, None]
+        noise = _noise(serial[:, config.overscan.skip :]) * calibration.gain
+    parallel = geometry.parallel_overscan_bbox
+    if config.parallel_overscan.method != "none" and _has(parallel, geometry):
+        rows = array[_slices(parallel, start)]
+        if beside:
+            rows = rows - overscan_level(_serial(array, start, geometry, parallel.y), config.overscan)[:, None]
+        # columns become rows, and the pixels next to the light come first
+        columns = (rows if parallel.y.start >= geometry.data_bbox.y.stop else rows[::-1]).T
+        level = overscan_level(columns, config.parallel_overscan)
+        light = light - level[None, :]
+        if not beside:
+            noise = _noise(columns[:, config.parallel_overscan.skip :]) * calibration.gain
+    return _Reading(
+        amplifier=amplifier, geometry=geometry, calibration=calibration, light=light, full=full, noise=noise
+    )
 
 
 def _facts(amplifier: Amplifier) -> tuple[AmplifierRawGeometry, AmplifierCalibrations]:
@@ -103,17 +316,78 @@ def _facts(amplifier: Amplifier) -> tuple[AmplifierRawGeometry, AmplifierCalibra
     return geometry, calibration
 
 
-def _read_amplifier(array: Floats, start: Box, geometry: AmplifierRawGeometry) -> tuple[Floats, Floats]:
-    """Give the data section without overscan level and as read, both mirrored into place."""
-    data = array[_slices(geometry.data_bbox, start)]
-    level = np.zeros((data.shape[0], 1))
-    if geometry.serial_overscan_bbox.x.size > 0:
-        overscan = array[_slices(geometry.serial_overscan_bbox, start)]
-        read = np.isfinite(overscan).any(axis=1)
-        level[~read] = np.nan
-        level[read] = np.nanmedian(overscan[read], axis=1, keepdims=True)
-    rows, columns = (slice(None, None, -1) if flip else slice(None) for flip in (geometry.flip_y, geometry.flip_x))
-    return (data - level)[rows, columns], data[rows, columns]
+def _has(section: Box, geometry: AmplifierRawGeometry) -> bool:
+    """Say whether a section exists; one outside the amplifier says that there is none."""
+    return section.x.size > 0 and section.y.size > 0 and geometry.bbox.contains(section)
+
+
+def _serial(array: Floats, start: Box, geometry: AmplifierRawGeometry, rows: Interval) -> Floats:
+    """Give the serial overscan beside some rows, the pixels next to the light first."""
+    columns = geometry.serial_overscan_bbox.x
+    section = array[_slices(Box(rows, columns), start)]
+    return section if columns.start >= geometry.data_bbox.x.stop else section[:, ::-1]
+
+
+def _noise(overscan: Floats) -> float:
+    """Give the read noise from pixels read one after the other, whatever level and structure they share."""
+    steps = np.diff(overscan, axis=1) / np.sqrt(2.0)
+    steps = steps[np.isfinite(steps)]
+    if not steps.size:
+        return float("nan")
+    sigma = robust_width(steps) or float(steps.std())
+    return float(steps[np.abs(steps) <= 4.0 * sigma].std())
+
+
+def _check_distinct(readings: Sequence[_Reading]) -> None:
+    """Two amplifiers never read the same noise."""
+    seen: dict[bytes, str] = {}
+    for reading in readings:
+        if reading.dead:
+            continue
+        name = reading.amplifier.name
+        first = seen.setdefault(np.ascontiguousarray(reading.full).tobytes(), name)
+        if first != name:
+            raise BadInput(
+                f"the amplifiers {first} and {name} have the same pixels",
+                hint="the file, or the geometry that says where they are, has one of them twice",
+                amplifiers=(first, name),
+            )
+
+
+def _ghosted(light: Sequence[Floats], pairs: Bools, threshold: float) -> list[Bools]:
+    bright = np.stack([each > threshold for each in light])
+    if not bright.any():
+        return [np.zeros(each.shape, bool) for each in light]
+    return [bright[row].any(axis=0) for row in pairs]
+
+
+def _filled(saturated: Bools) -> Bools:
+    """Fill the holes of saturated regions."""
+    regions, n = label(saturated)
+    out = saturated.copy()
+    for here in find_objects(regions) if n else ():
+        if min(part.stop - part.start for part in here) > 2:
+            out[here] |= binary_fill_holes(regions[here] > 0)
+    return out
+
+
+def exposed(raw: VisitImage) -> float:
+    """Give the time of an exposure [s].
+
+    Raises
+    ------
+    BadInput
+        When the header does not say.
+    """
+    time = raw.obs_info.exposure_time
+    seconds = float("nan") if time is None else float(time.to_value(u.s))
+    if not (np.isfinite(seconds) and seconds >= 0):
+        raise BadInput(
+            "the exposure time is unknown and a dark frame is to be scaled by it",
+            hint="complete the header of the raw file, or do without a dark",
+            found=seconds,
+        )
+    return seconds
 
 
 def _slices(inner: Box, outer: Box) -> tuple[slice, slice]:
@@ -123,20 +397,27 @@ def _slices(inner: Box, outer: Box) -> tuple[slice, slice]:
     )
 
 
-def _adu(bias: Image | None, box: Box, shape: tuple[int, int], gains: Floats) -> Floats | float:
+def _adu(bias: Image | None, box: Box, gain: Floats) -> Floats | float:
     if bias is None:
         return 0.0
-    values = _calibration(bias, box, shape, "bias")
-    return values / gains if bias.unit == u.electron else values
+    values = calibration_pixels(bias, box, "bias")
+    return values / gain if bias.unit == u.electron else values
 
 
-def _calibration(image: Image, box: Box, shape: tuple[int, int], what: str) -> NDArray[np.float64]:
+def calibration_pixels(image: Image, box: Box, what: str) -> Floats:
+    """Give the pixels of a calibration frame on the assembled detector.
+
+    Raises
+    ------
+    ShapeError
+        When it does not cover the detector.
+    """
     if not image.bbox.contains(box):
         raise ShapeError(
             f"the {what} covers {image.bbox} but the assembled detector is {box}",
             hint=f"use the {what} of this detector, assembled and without overscan",
             found=tuple(image.array.shape),
-            needed=shape,
+            needed=(box.y.size, box.x.size),
         )
     return np.asarray(image[box].array, dtype=np.float64)
 

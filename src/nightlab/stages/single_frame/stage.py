@@ -23,7 +23,7 @@ from nightlab.stages.single_frame.config import CalibrateConfig
 from nightlab.stages.single_frame.cosmic_rays import remove_cosmic_rays
 from nightlab.stages.single_frame.detect import Peaks, find_peaks, significance, trim_kernel
 from nightlab.stages.single_frame.frame import Floats, Frame, corrected_frame
-from nightlab.stages.single_frame.isr import needs_isr, remove_signature
+from nightlab.stages.single_frame.isr import Calibrations, needs_isr, remove_signature
 from nightlab.stages.single_frame.measure import Psf, Sources, measure
 from nightlab.stages.single_frame.metrics import METRICS
 from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint, aperture_correction, zero_point
@@ -83,6 +83,12 @@ def calibrate(
     flat: Image | None = None,
     reference: Table | None = None,
     config: CalibrateConfig = DEFAULTS,
+    *,
+    dark: Image | None = None,
+    defects: Table | None = None,
+    crosstalk: Table | None = None,
+    linearity: Table | None = None,
+    brighter_fatter: Image | None = None,
 ) -> CalibratedFrame:
     """Calibrate one detector of one visit.
 
@@ -101,6 +107,9 @@ def calibrate(
         one the projection stays as it is, and the zero point is the instrument's.
     config
         Knobs.
+    dark, defects, crosstalk, linearity, brighter_fatter
+        What else is known about a raw detector: signal per second [electron], boxes that are BAD, and the corrections
+        of `nightlab.stages.single_frame.isr.Calibrations`.
 
     Returns
     -------
@@ -121,7 +130,16 @@ def calibrate(
         When too few sources match the reference.
     """
     box = raw.detector.bbox if needs_isr(raw) else raw.bbox
-    frame = remove_signature(raw, bias, flat, config.isr) if needs_isr(raw) else corrected_frame(raw)
+    known = Calibrations(
+        bias=bias,
+        dark=dark,
+        flat=flat,
+        defects=defects,
+        crosstalk=crosstalk,
+        linearity=linearity,
+        brighter_fatter=brighter_fatter,
+    )
+    frame = remove_signature(raw, known, config.isr) if needs_isr(raw) else corrected_frame(raw)
     frame, psf, stars, n_cosmic_rays = _clean(frame, raw, box, config)
     kernel, sigma = _filter(psf, box, config)
     frame, sky = _subtract_sky(frame, kernel, sigma, box, config)
