@@ -130,15 +130,8 @@ def calibrate(
         When too few sources match the reference.
     """
     box = raw.detector.bbox if needs_isr(raw) else raw.bbox
-    known = Calibrations(
-        bias=bias,
-        dark=dark,
-        flat=flat,
-        defects=defects,
-        crosstalk=crosstalk,
-        linearity=linearity,
-        brighter_fatter=brighter_fatter,
-    )
+    known = Calibrations(bias=bias, dark=dark, flat=flat, defects=defects, crosstalk=crosstalk, linearity=linearity,
+                         brighter_fatter=brighter_fatter)  # fmt: skip
     frame = remove_signature(raw, known, config.isr) if needs_isr(raw) else corrected_frame(raw)
     frame, psf, stars, n_cosmic_rays = _clean(frame, raw, box, config)
     kernel, sigma = _filter(psf, box, config)
