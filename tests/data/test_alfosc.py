@@ -17,9 +17,9 @@ from nightlab.errors import BadInput, CorruptFile, MissingData
 from nightlab.images.wcs import pixel_to_radec
 from nightlab.stages.single_frame.builders import BuildConfig, build_bias, build_flat
 from nightlab.stages.single_frame.isr import Calibrations, IsrConfig, needs_isr, overscan_noise, remove_signature
-from nightlab.stages.single_frame.overscan import OverscanConfig
+from nightlab.stages.single_frame.overscan import ParallelOverscanConfig
 
-ISR = IsrConfig(parallel_overscan=OverscanConfig(method="median"))
+ISR = IsrConfig(parallel_overscan=ParallelOverscanConfig(method="median"))
 CONFIG = BuildConfig(isr=ISR)
 GAIN, READ_NOISE, LEVEL = 0.5, 4.0, 900.0
 WINDOW, BINNING = "[101:140, 2001:2102]", (1, 2)

@@ -7,10 +7,11 @@ import lsst.pex.config as pex
 import pytest
 import toy_pipeline as toy
 
+from nightlab.data.repository import INPUTS
 from nightlab.errors import BadInput
 from nightlab.pipelines import tasks
 from nightlab.pipelines.graph import load_pipeline, pipeline_file
-from nightlab.pipelines.table import STAGES, task_name
+from nightlab.pipelines.table import STAGES, load, task_name
 
 
 def test_the_table_is_cheap_to_read():
@@ -20,6 +21,12 @@ def test_the_table_is_cheap_to_read():
         "sys.exit(str(guests) if guests else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", [name for name, stage in STAGES.items() if stage.config])
+def test_a_stage_has_the_same_knobs_in_a_pipeline_and_by_hand(name):
+    task = getattr(tasks, task_name(name))
+    assert task.ConfigClass().model() == load(STAGES[name].config)()
 
 
 def test_rows_fit_together():
@@ -36,7 +43,7 @@ def test_rows_fit_together():
             if row.name in made:
                 assert (row.storage_class, row.dimensions) == (made[row.name].storage_class, made[row.name].dimensions)
             else:
-                assert row.name in {"raw", "bias", "flat", "reference", "sky_map"}
+                assert row.name in INPUTS
 
 
 @pytest.mark.parametrize("name", ["SingleFrame", "Templates", "ApPipe"])

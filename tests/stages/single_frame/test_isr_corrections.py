@@ -15,7 +15,7 @@ from nightlab.stages.single_frame.isr import (
     remove_signature,
 )
 from nightlab.stages.single_frame.linearity import linearize
-from nightlab.stages.single_frame.overscan import OverscanConfig, overscan_level
+from nightlab.stages.single_frame.overscan import OverscanConfig, ParallelOverscanConfig, overscan_level
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_smooth_level_is_followed_with_less_noise_than_row_by_row(method, rng)
     pixels = true[:, None] + rng.normal(0.0, 4.0, (500, 20))
     pixels[100:103] += 5000.0  # charge that trails a saturated star
     smooth = overscan_level(pixels, OverscanConfig(method=method, order=4))
-    per_row = overscan_level(pixels, OverscanConfig(method="median_per_row"))
+    per_row = overscan_level(pixels, ParallelOverscanConfig(method="median_per_row"))
     clean = np.r_[0:95, 108:500]
     assert np.std(smooth - true) < 0.25
     assert np.std((smooth - true)[clean]) < 0.3 * np.std((per_row - true)[clean])
@@ -76,7 +76,7 @@ def test_rows_without_overscan_are_told_and_bad_requests_refused():
 def test_serial_and_parallel_levels_are_both_taken_off(camera, rng):
     light = rng.uniform(0.0, 8.0, camera.box.shape)
     raw = camera.image(camera.read_out(camera.sections(light), level=2.0, parallel=4.5))
-    config = IsrConfig(parallel_overscan=OverscanConfig(method="median_per_row"))
+    config = IsrConfig(parallel_overscan=ParallelOverscanConfig(method="median_per_row"))
     frame = remove_signature(raw, Calibrations(), config)
     np.testing.assert_allclose(frame.pixels / camera.gain_map(), light, atol=0.001)
     serial_only = remove_signature(raw, Calibrations(), IsrConfig())

@@ -13,12 +13,12 @@ from nightlab.images.wcs import tan_projection
 from nightlab.stages.single_frame.brighter_fatter import remove_brighter_fatter
 from nightlab.stages.single_frame.builders import BuildConfig, build_bias, build_flat, find_defects
 from nightlab.stages.single_frame.isr import Calibrations, IsrConfig, overscan_noise, remove_signature
-from nightlab.stages.single_frame.overscan import OverscanConfig
+from nightlab.stages.single_frame.overscan import ParallelOverscanConfig
 
 pytestmark = pytest.mark.real_data
 LIGHT, OVERSCAN = Box.factory[0:1020, 0:400], Box.factory[1034:1047, 0:400]
 GAIN = 0.18  # electron/adu, from the photon transfer of these frames
-ISR = IsrConfig(parallel_overscan=OverscanConfig(method="median"), max_read_noise=25.0)
+ISR = IsrConfig(parallel_overscan=ParallelOverscanConfig(method="median"), max_read_noise=25.0)
 CONFIG = BuildConfig(isr=ISR)
 
 

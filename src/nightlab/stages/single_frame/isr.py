@@ -22,7 +22,7 @@ from nightlab.stages.single_frame.brighter_fatter import remove_brighter_fatter
 from nightlab.stages.single_frame.crosstalk import crosstalk_matrices, remove_crosstalk
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame, without_holes
 from nightlab.stages.single_frame.linearity import linearize
-from nightlab.stages.single_frame.overscan import OverscanConfig, overscan_level
+from nightlab.stages.single_frame.overscan import OverscanConfig, ParallelOverscanConfig, overscan_level
 
 BOX_COLUMNS = ("x0", "y0", "width", "height")
 
@@ -31,8 +31,8 @@ class IsrConfig(Config):
     """Knobs of instrument signature removal."""
 
     overscan: OverscanConfig = Field(default=OverscanConfig(), description="level beside the rows (serial overscan)")
-    parallel_overscan: OverscanConfig = Field(
-        default=OverscanConfig(method="none"), description="level above the columns (parallel overscan)"
+    parallel_overscan: ParallelOverscanConfig = Field(
+        default=ParallelOverscanConfig(), description="level above the columns (parallel overscan)"
     )
     saturation_grow: float = Field(default=1.0, ge=0, description="growth of saturated regions [pixel]")
     max_read_noise: float = Field(
@@ -111,10 +111,15 @@ class _Reading:
     noise: float
 
     @property
-    def dead(self) -> bool:
-        """Whether no light can have come through."""
+    def constant(self) -> bool:
+        """Whether all pixels are equal, or none is finite: that is no reading of noise."""
         seen = self.full[np.isfinite(self.full)]
         return not seen.size or bool((seen == seen[0]).all())
+
+    @property
+    def dead(self) -> bool:
+        """Whether no light can have come through; one that is saturated all over is not dead."""
+        return self.constant and not (self.full >= self.calibration.saturation).any()
 
     def mirrored(self, values: NDArray) -> NDArray:
         """Bring an array from readout order into place."""
@@ -342,7 +347,7 @@ def _check_distinct(readings: Sequence[_Reading]) -> None:
     """Two amplifiers never read the same noise."""
     seen: dict[bytes, str] = {}
     for reading in readings:
-        if reading.dead:
+        if reading.constant:
             continue
         name = reading.amplifier.name
         first = seen.setdefault(np.ascontiguousarray(reading.full).tobytes(), name)

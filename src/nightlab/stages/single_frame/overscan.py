@@ -33,6 +33,15 @@ class OverscanConfig(Config):
     clip: float = Field(default=3.0, gt=0, description="pixels and rows further off than this are left out [sigma]")
 
 
+class ParallelOverscanConfig(OverscanConfig):
+    """Knobs of the overscan level above the columns."""
+
+    method: Method = Field(
+        default="none",
+        description="how the level is found: per column, one for all columns, or a smooth curve through the columns",
+    )
+
+
 def overscan_level(overscan: Floats, config: OverscanConfig) -> Floats:
     """Find the level of every row of an overscan section.
 
