@@ -63,7 +63,8 @@ def test_a_stage_shows_its_knobs_under_the_names_set_takes():
     code, out, _ = call("stages", "calibrate", "--json")
     assert code == 0
     told = json.loads(out)
-    assert told["reads"] == "raw, bias, flat, reference"
+    known = "bias, flat, dark, defects, crosstalk, linearity, brighter_fatter"
+    assert told["reads"] == f"raw, {known}, reference"
     knobs = {record["knob"]: record for record in told["knobs"]}
     assert knobs["astrometry.min_snr"]["default"] == "10.0"
     assert all(record["meaning"] for record in knobs.values())
