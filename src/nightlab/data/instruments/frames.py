@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from astro_metadata_translator import ObservationInfo
 from astropy.io.fits import Header
 from astropy.time import Time
 from astropy.wcs import WCS, FITSFixedWarning
@@ -207,19 +208,24 @@ def frame_image(
             visit=record.visit,
         ),
         band=band,
-        info=observation(
-            instrument,
-            visit=record.visit,
-            detector=record.detector,
-            physical_filter=record.physical_filter,
-            mjd_tai=record.mjd_begin,
-            exposure_time=record.exposure_time,
-            ra=record.ra,
-            dec=record.dec,
-            rotation=record.rotation,
-            airmass=record.airmass,
-            observation_type=record.observation_type,
-        ),
+        info=observed(instrument, record),
         bbox=bbox,
         metadata=metadata,
+    )
+
+
+def observed(instrument: str, record: RawRecord) -> ObservationInfo:
+    """Describe the exposure of a record as `lsst.images` wants it."""
+    return observation(
+        instrument,
+        visit=record.visit,
+        detector=record.detector,
+        physical_filter=record.physical_filter,
+        mjd_tai=record.mjd_begin,
+        exposure_time=record.exposure_time,
+        ra=record.ra,
+        dec=record.dec,
+        rotation=record.rotation,
+        airmass=record.airmass,
+        observation_type=record.observation_type,
     )

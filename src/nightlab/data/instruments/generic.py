@@ -19,8 +19,9 @@ from lsst.images.psfs import PointSpreadFunction
 from numpy.typing import ArrayLike, NDArray
 
 from nightlab.data.instruments.base import DetectorRecord, Instrument, RawRecord, fits_file
+from nightlab.data.instruments.frames import observed
 from nightlab.errors import AllMasked, BadInput, ShapeError
-from nightlab.images.build import observation, visit_image
+from nightlab.images.build import visit_image
 from nightlab.images.camera import make_detector
 from nightlab.images.psf import PolynomialPsf
 from nightlab.images.wcs import pixel_scale, pixel_to_radec, projection_from_wcs
@@ -117,18 +118,7 @@ def read_generic(
         psf=_psf(psf, bbox),
         detector=make_detector("GenericFITS", 0, "0", bbox, pixel_scale=scale, visit=record.visit),
         band=INSTRUMENT.filters[record.physical_filter],
-        info=observation(
-            "GenericFITS",
-            visit=record.visit,
-            detector=0,
-            physical_filter=record.physical_filter,
-            mjd_tai=record.mjd_begin,
-            exposure_time=record.exposure_time,
-            ra=record.ra,
-            dec=record.dec,
-            rotation=record.rotation,
-            airmass=record.airmass,
-        ),
+        info=observed("GenericFITS", record),
         metadata=facts,
     )
 

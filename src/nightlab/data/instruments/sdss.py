@@ -27,8 +27,9 @@ from lsst.images import Box, DetectorFrame, SkyProjection, VisitImage
 from numpy.typing import NDArray
 
 from nightlab.data.instruments.base import DetectorRecord, Instrument, RawRecord, fits_file
+from nightlab.data.instruments.frames import observed
 from nightlab.errors import BadInput, CorruptFile, MissingData
-from nightlab.images.build import observation, visit_image
+from nightlab.images.build import visit_image
 from nightlab.images.camera import make_detector
 from nightlab.images.psf import PolynomialPsf, polynomial_powers
 from nightlab.images.wcs import fit_projection, pixel_to_radec
@@ -207,18 +208,7 @@ def read_raw(path: str | Path) -> VisitImage:
             visit=frame.visit,
         ),
         band=frame.band,
-        info=observation(
-            "SDSS",
-            visit=frame.visit,
-            detector=frame.detector,
-            physical_filter=record.physical_filter,
-            mjd_tai=record.mjd_begin,
-            exposure_time=record.exposure_time,
-            ra=record.ra,
-            dec=record.dec,
-            rotation=record.rotation,
-            airmass=record.airmass,
-        ),
+        info=observed("SDSS", record),
         metadata={
             "zeroPoint": float(zero_point),
             "zeroPointErr": calibration["zeroPointErr"],

@@ -16,8 +16,9 @@ from lsst.images import Box, DetectorFrame, Image, VisitImage
 from lsst.images.cameras import Amplifier
 
 from nightlab.data.instruments.base import DetectorRecord, Instrument, RawRecord, fits_file
+from nightlab.data.instruments.frames import observed
 from nightlab.errors import BadInput
-from nightlab.images.build import observation, visit_image
+from nightlab.images.build import visit_image
 from nightlab.images.camera import make_amplifier, make_detector
 from nightlab.images.wcs import pixel_to_radec, projection_from_wcs
 
@@ -135,18 +136,7 @@ def read_raw(path: str | Path) -> VisitImage:
             visit=record.visit,
         ),
         band=FILTERS[record.physical_filter],
-        info=observation(
-            "SimCam",
-            visit=record.visit,
-            detector=record.detector,
-            physical_filter=record.physical_filter,
-            mjd_tai=record.mjd_begin,
-            exposure_time=record.exposure_time,
-            ra=record.ra,
-            dec=record.dec,
-            rotation=record.rotation,
-            airmass=record.airmass,
-        ),
+        info=observed("SimCam", record),
         metadata={"role": record.observation_reason},
     )
 

@@ -16,6 +16,7 @@ from scipy.ndimage import binary_fill_holes, find_objects, label
 
 from nightlab.config import Config
 from nightlab.errors import BadInput, ShapeError
+from nightlab.images.build import exposure_time
 from nightlab.numeric.photometry import grow
 from nightlab.numeric.statistics import robust_width
 from nightlab.stages.single_frame.brighter_fatter import remove_brighter_fatter
@@ -161,7 +162,7 @@ def remove_signature(raw: VisitImage, calibrations: Calibrations, config: IsrCon
     box, planes = raw.detector.bbox, assembled.planes
     pixels = assembled.pixels - _adu(calibrations.bias, box, assembled.gain)
     if calibrations.linearity is not None:
-        for amplifier in _amplifiers(raw):
+        for amplifier in raw.detector.amplifiers:
             here = _slices(amplifier.bbox, box)
             pixels[here] = linearize(pixels[here], calibrations.linearity, amplifier.name)
     pixels = pixels * assembled.gain
@@ -202,7 +203,7 @@ def assemble(raw: VisitImage, config: IsrConfig, crosstalk: Table | None = None)
     """
     box = raw.detector.bbox
     shape = (box.y.size, box.x.size)
-    readings = [_read(np.asarray(raw.image.array, np.float64), raw.bbox, each, config) for each in _amplifiers(raw)]
+    readings = _readings(raw, config)
     _check_distinct(readings)
     light = [reading.light for reading in readings]
     ghosted = [np.zeros(each.shape, bool) for each in light]
@@ -229,13 +230,12 @@ def assemble(raw: VisitImage, config: IsrConfig, crosstalk: Table | None = None)
 
 def overscan_noise(raw: VisitImage, config: IsrConfig) -> dict[str, float]:
     """Measure the read noise of every amplifier in its overscan: name -> noise [electron], NaN without overscan."""
-    readings = (_read(np.asarray(raw.image.array, np.float64), raw.bbox, each, config) for each in _amplifiers(raw))
-    return {reading.amplifier.name: reading.noise for reading in readings}
+    return {reading.amplifier.name: reading.noise for reading in _readings(raw, config)}
 
 
 def amplifier_sections(raw: VisitImage, config: IsrConfig) -> list[Floats]:
     """Give the light of every amplifier in readout order, over its overscan level [adu]."""
-    return [_read(np.asarray(raw.image.array, np.float64), raw.bbox, each, config).light for each in _amplifiers(raw)]
+    return [reading.light for reading in _readings(raw, config)]
 
 
 def defect_mask(defects: Table, box: Box) -> Bools:
@@ -273,8 +273,10 @@ def defect_mask(defects: Table, box: Box) -> Bools:
     return np.cumsum(np.cumsum(corners, axis=0), axis=1)[:-1, :-1] > 0
 
 
-def _amplifiers(raw: VisitImage) -> Sequence[Amplifier]:
-    return tuple(raw.detector.amplifiers)
+def _readings(raw: VisitImage, config: IsrConfig) -> list[_Reading]:
+    """Read all amplifiers of a frame."""
+    array = np.asarray(raw.image.array, np.float64)
+    return [_read(array, raw.bbox, amplifier, config) for amplifier in raw.detector.amplifiers]
 
 
 def _read(array: Floats, start: Box, amplifier: Amplifier, config: IsrConfig) -> _Reading:
@@ -384,8 +386,7 @@ def exposed(raw: VisitImage) -> float:
     BadInput
         When the header does not say.
     """
-    time = raw.obs_info.exposure_time
-    seconds = float("nan") if time is None else float(time.to_value(u.s))
+    seconds = exposure_time(raw)
     if not (np.isfinite(seconds) and seconds >= 0):
         raise BadInput(
             "the exposure time is unknown and a dark frame is to be scaled by it",
