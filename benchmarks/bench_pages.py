@@ -24,7 +24,7 @@ from typing import Any
 import common
 import numpy as np
 import psutil
-from browser import FINE, SIZE, Answer, Served, Tab, chromium, serving
+from browser import FINE, Answer, Served, Tab, chromium, returning, serving
 
 PAGES = ("start", "overview", "images", "dia", "metrics", "workbench")
 LARGE = Path(__file__).with_name("large_pages.py")
@@ -98,8 +98,8 @@ def first_paint(browser: Any, folder: Path, run: str, page: str) -> Iterator[Fig
     slug, query = ("", {}) if page == "start" else (page, {"run": run})
     cold, warm = [], []
     for _ in range(COLD):
-        visitor = browser.new_context(viewport=SIZE)
-        with serving("-m", "nightlab.cli", "serve", folder, "--port", "0") as served:
+        server = serving("-m", "nightlab.cli", "serve", folder, "--port", "0")
+        with returning(browser) as visitor, server as served:
             seconds = []
             for _ in range(1 + WARM):
                 tab = Tab(browser, served, visitor)
@@ -109,7 +109,6 @@ def first_paint(browser: Any, folder: Path, run: str, page: str) -> Iterator[Fig
                 tab.close()
             cold.append(seconds[0])
             warm += seconds[1:]
-        visitor.close()
     for kind, all_seconds in (("cold", cold), ("warm", warm)):
         first, whole = (statistics.median(column) for column in zip(*all_seconds, strict=True))
         yield Figure(page, f"{kind} first paint [s]", first)
@@ -193,12 +192,12 @@ def large_images(browser: Any) -> Iterator[Figure]:
 
 def opened(browser: Any, served: Served, slug: str, what: str) -> Iterator[Figure]:
     """Open a page of a large thing: the first time, and again."""
-    visitor, seconds = browser.new_context(viewport=SIZE), []
-    for _ in range(4):
-        tab = Tab(browser, served, visitor)
-        seconds += tab.open(slug, functools.partial(drawn, slug))
-        tab.close()
-    visitor.close()
+    seconds: list[float] = []
+    with returning(browser) as visitor:
+        for _ in range(4):
+            tab = Tab(browser, served, visitor)
+            seconds += tab.open(slug, functools.partial(drawn, slug))
+            tab.close()
     yield Figure(what, "cold first paint [s]", seconds[0])
     yield Figure(what, "warm first paint [s]", statistics.median(seconds[1:]))
 

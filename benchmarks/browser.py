@@ -99,10 +99,14 @@ def serving(*command: str | Path) -> Iterator[Served]:
                 server.wait()
 
 
+def _program() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
     """A browser that has shown a page before."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    program = _program()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -117,6 +121,16 @@ def chromium() -> Iterator[Any]:
         page.close()
         yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def returning(browser: Any) -> Iterator[Any]:
+    """A visitor with a profile on disk, as everybody has: the browser keeps scripts, and what it made of them."""
+    with tempfile.TemporaryDirectory(prefix="nightlab-profile-") as profile:
+        kind = browser.browser_type
+        visitor = kind.launch_persistent_context(profile, executable_path=_program(), args=FLAGS, viewport=SIZE)
+        yield visitor
+        visitor.close()
 
 
 @dataclass(frozen=True)

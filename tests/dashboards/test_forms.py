@@ -2,6 +2,7 @@ import subprocess
 import sys
 from typing import Literal
 
+import panel as pn
 import pytest
 from pydantic import Field, model_validator
 
@@ -170,8 +171,9 @@ def test_what_is_shown_tells_text_from_markup():
             return self
 
     form = typed(ConfigForm(Marked), "side", "x")
-    assert "<img" not in form._note.object
-    assert "&lt;img" in form._note.object
+    said = "".join(pane.object for pane in form.__panel__().select(pn.pane.HTML))
+    assert "<img" not in said
+    assert "&lt;img" in said
 
 
 def test_assignments_are_what_the_command_line_takes():

@@ -381,6 +381,10 @@ class DiaExplorer(Explorer):
             self.strip.chosen = self.epoch
         if self.catalogue is None or self._detections is None or not self.epoch:
             return
+        self.triplet_pane.loading(f"Reading cutouts of {self.epoch}")
+        pn.state.onload(self._show_cutouts)  # a page that opens shows map and light curve first
+
+    def _show_cutouts(self) -> None:
         with self.triplet_pane.guarded(f"Reading cutouts of {self.epoch}"):
             if self.reader is None:
                 raise Nothing(Reason.NOT_RUN, "Tables alone have no images.", "Open a run to see cutouts.")

@@ -150,14 +150,16 @@ def tick(owner: param.Parameterized, name: str, label: str, **look: Any) -> pn.w
 
 
 def fold(title: str, *parts: Any, opened: bool = False) -> pn.Column:
-    """Put parts below a line that opens and closes them."""
-    body = pn.Column(*parts, visible=opened, sizing_mode="stretch_width", margin=(0, 0, 0, 8))
+    """Put parts below a line that opens and closes them; the page gets them when they are opened first."""
+    body = pn.Column(*(parts if opened else ()), visible=opened, sizing_mode="stretch_width", margin=(0, 0, 0, 8))
     line = pn.widgets.Button(sizing_mode="stretch_width", margin=(4, 8), stylesheets=[_FOLD_CSS])
 
     def show(*_: Any) -> None:
         line.label = f"{'▾' if body.visible else '▸'} {title}"
 
     def turn(_: Any) -> None:
+        if not body.objects:
+            body.objects = list(parts)
         body.visible = not body.visible
 
     line.on_click(turn)
@@ -187,13 +189,13 @@ class ConfigForm(pn.viewable.Viewer):
         self.knobs = {knob.path: knob for knob in knobs_of(model)}
         self._kept = {path: knob.default for path, knob in self.knobs.items() if path in hidden}
         self.widgets = {path: _widget(knob) for path, knob in self.knobs.items() if path not in hidden}
-        self._resets = {path: _reset_button(path) for path in self.widgets}
-        self._notes = {path: pn.pane.HTML(visible=False, margin=(0, 10)) for path in self.widgets}
-        self._note = pn.pane.HTML(visible=False, margin=(0, 10))
+        # a row has a button and a note once it needs them: most knobs are at their defaults
+        self._rows = {path: pn.Row(widget, sizing_mode="stretch_width", margin=0)
+                      for path, widget in self.widgets.items()}  # fmt: skip
+        self._notes = {path: pn.Column(sizing_mode="stretch_width", margin=0) for path in ("", *self.widgets)}
         self._writing = False
-        for path, widget in self.widgets.items():
+        for widget in self.widgets.values():
             widget.param.watch(lambda event: self._check(), "value")
-            self._resets[path].on_click(functools.partial(self._take_back, path))
         if isinstance(config, type):
             self._check()
         else:
@@ -296,16 +298,18 @@ class ConfigForm(pn.viewable.Viewer):
             classes = [*(["changed"] if not same else []), *(["wrong"] if path in self.wrong else [])]
             if widget.css_classes != classes:
                 widget.css_classes = classes
-            self._resets[path].visible = not same
-            _tell(self._notes[path], self.wrong.get(path, ""))
-        _tell(self._note, self.wrong.get("", ""))
+            row = self._rows[path]
+            if same != (len(row) == 1):
+                row.objects = [widget] if same else [widget, self._reset_button(path)]
+        for path, note in self._notes.items():
+            _tell(note, self.wrong.get(path, ""))
 
     def __panel__(self) -> pn.viewable.Viewable:
         """Lay the rows out, nested configurations in cards."""
         groups: dict[str, list[str]] = {}
         for path in self.widgets:
             groups.setdefault(path.rpartition(".")[0], []).append(path)
-        parts: list[Any] = [self._note]
+        parts: list[Any] = [self._notes[""]]
         for group, paths in groups.items():
             rows = [self._row(path) for path in paths]
             if group:
@@ -317,8 +321,14 @@ class ConfigForm(pn.viewable.Viewer):
         return pn.Column(*parts, sizing_mode="stretch_width")
 
     def _row(self, path: str) -> pn.Column:
-        line = pn.Row(self.widgets[path], self._resets[path], sizing_mode="stretch_width", margin=0)
-        return pn.Column(line, self._notes[path], sizing_mode="stretch_width", margin=0)
+        return pn.Column(self._rows[path], self._notes[path], sizing_mode="stretch_width", margin=0)
+
+    def _reset_button(self, path: str) -> pn.widgets.Button:
+        button = pn.widgets.Button(
+            label="↺", description=f"back to the default of {path}", width=36, margin=(22, 4, 0, 0)
+        )
+        button.on_click(functools.partial(self._take_back, path))
+        return button
 
 
 def _unwrap(annotation: Any) -> tuple[Any, bool]:
@@ -418,12 +428,7 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _reset_button(path: str) -> pn.widgets.Button:
-    return pn.widgets.Button(
-        label="↺", description=f"back to the default of {path}", width=36, margin=(22, 4, 0, 0), visible=False
-    )
-
-
-def _tell(pane: pn.pane.HTML, text: str) -> None:
-    pane.object = f"<span style='color:#d84315;font-size:12px' role='alert'>{html.escape(text)}</span>" if text else ""
-    pane.visible = bool(text)
+def _tell(place: pn.Column, text: str) -> None:
+    said = f"<span style='color:#d84315;font-size:12px' role='alert'>{html.escape(text)}</span>" if text else ""
+    if said != "".join(pane.object for pane in place.objects):
+        place.objects = [pn.pane.HTML(said, margin=(0, 10))] if said else []

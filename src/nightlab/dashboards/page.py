@@ -39,13 +39,7 @@ body, fast-design-system-provider { font-family: var(--body-font); }
 _NAVIGATION_CSS = """
 a { color: #fff; text-decoration: none; margin: 0 10px; padding: 2px 0; font-size: 14px; }
 a:hover, a:focus-visible { text-decoration: underline; }
-a@media (max-width: 760px) {
-  #content { flex-direction: column; overflow-y: auto; }
-  #main { order: 0; height: auto; overflow: visible; flex: none; padding: 0 8px; }
-  #sidebar { order: 1; height: auto; overflow: visible; min-width: 0; max-width: none; width: auto; border: 0; }
-  #header { overflow-x: auto; } #header .title { display: none; }
-}
-:focus-visible { outline: 2px solid #fff; outline-offset: 3px; }
+a:focus-visible { outline: 2px solid #fff; outline-offset: 3px; }
 a[aria-current] { border-bottom: 2px solid currentColor; font-weight: 600; }
 """
 
@@ -147,22 +141,23 @@ def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
     make
         Makes the explorer; what it raises is shown.
     """
-    rail, body = pn.Column(sizing_mode="stretch_width"), pn.Column(sizing_mode="stretch_width")
-    pane = Pane(title)
-    pane.loading(f"Loading {title}")
-    body.append(pane)
+    body, rail = Pane(title), Pane("the controls")
+    body.loading()
+    rail.loading()
     made = template(f"{title} · NightLab", slug, main=[body], sidebar=[rail])
 
     def fill() -> None:
-        try:
+        with body.guarded():
             explorer = make()
-            beside, parts = explorer.rail(), _parts(explorer)
-        except Exception as error:
-            pane.error(error)
-            return
-        rail.objects = [beside] if beside is not None else []
-        body.objects = parts
-        _keep_address(explorer)
+            body.ready(pn.Column(*_parts(explorer), sizing_mode="stretch_width"))
+            _keep_address(explorer)
+            pn.state.onload(lambda: fill_rail(explorer))  # what there is to see comes first
+        if body.state != "ready":
+            rail.ready(pn.Column())
+
+    def fill_rail(explorer: Explorer) -> None:
+        with rail.guarded():
+            rail.ready(explorer.rail() or pn.Column())
 
     document = pn.state.curdoc
     assert document is not None

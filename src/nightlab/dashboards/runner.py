@@ -81,7 +81,6 @@ class PipelineRunner(Explorer):
 
     def __init__(self, library: Library | None = None, **state: Any) -> None:
         self.desk = Desk("nightlab.pipelines.night")
-        self.board = Board(pipeline="ApPipe", stages=())
         self.cell: tuple[str, Key] | None = None
         self.job: Job | None = None
         self.said = ""
@@ -123,7 +122,7 @@ class PipelineRunner(Explorer):
 
     @param.depends("pipeline", watch=True)
     def _chosen_pipeline(self) -> None:
-        if self.stage and self.stage not in stages_of(self.pipeline):
+        if self.stage not in stages_of(self.pipeline):  # which refuses a stage that there is not
             self.stage = ""
         if not self.output or self.output.removeprefix("runs/") in PIPELINES:
             self.output = f"runs/{self.pipeline.partition('#')[0]}"
@@ -134,13 +133,21 @@ class PipelineRunner(Explorer):
         """Read the run from the repository again."""
         if self.job is not None and self.job.active:
             return
-        run = self.run if self.run is not None and self.output == self.run.name else self.target_run()
-        self.board = read_board(run, self.pipeline)
+        self.__dict__.pop("board", None)
         self._find_cell()
         if self._views is not None:
             self._views.refresh(whole=True)
+        run = self._shown_run()
         if run is not None and holder(run.repository, run.name):
             self._watch()
+
+    @functools.cached_property
+    def board(self) -> Board:
+        """What became of every quantum; read when it is looked at."""
+        return read_board(self._shown_run(), self.pipeline)
+
+    def _shown_run(self) -> Run | None:
+        return self.run if self.run is not None and self.output == self.run.name else self.target_run()
 
     @param.depends("stage", "visit", "detector", watch=True)
     def _find_cell(self) -> None:
@@ -239,8 +246,10 @@ class PipelineRunner(Explorer):
     def target_run(self) -> Run | None:
         """Open the run that would be written; None where there is none yet."""
         repository = self.places.get(self.place)
+        if repository is None or not self.output:
+            return None
         try:
-            return Run(repository, self.output) if repository is not None else None
+            return Run(repository, self.output)
         except NightLabError:
             return None
 

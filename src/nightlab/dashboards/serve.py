@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -136,6 +137,9 @@ def warm_up(library: Library, slugs: Iterable[str] = EXPLORERS) -> None:
     for slug in slugs:
         explorer = explorer_class(slug)
         explorer.from_query({}, library).__panel__()
+        # what modules hold stays for good; to look through it for garbage stops the server for most of a second
+        gc.collect()
+        gc.freeze()
 
 
 def _warm_meanwhile(server: Any, library: Library, pages: Sequence[str]) -> None:

@@ -48,4 +48,4 @@ def setup_notebook(theme: str = "default") -> None:
     _loaded.append(theme)
     # what pops up in a page would have to be fetched from elsewhere by a notebook
     in_notebook = hasattr(builtins, "__IPYTHON__")
-    pn.extension("tabulator", inline=True, theme=theme, notifications=not in_notebook)
+    pn.extension(inline=True, theme=theme, notifications=not in_notebook)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,12 @@ class Run:
     @cached_property
     def butler(self) -> Butler:
         """The repository, opened for reading."""
-        return open_repository(self.repository)
+        return _opened(self.repository)
+
+    def fresh(self) -> Butler:
+        """Give the repository as it is now; an open one remembers which dataset types there were."""
+        self.__dict__.pop("butler", None)
+        return self.butler
 
     @cached_property
     def folder(self) -> str:
@@ -411,7 +416,32 @@ def cone_search(ra: float, dec: float, radius: float, run: Run | str | Path) -> 
 
 def runs_in(repository: str | Path) -> list[Run]:
     """List the runs of a repository by name."""
-    return [Run(repository, name) for name in _names(open_repository(repository))]
+    return [Run(repository, name) for name in _names(_opened(Path(repository).absolute()))]
+
+
+def _opened(repository: Path) -> Butler:
+    """Give a repository for reading, up to date; what is slow about opening it is done once for all who read it.
+
+    It is opened anew when it was removed and made again, and when a journal tells of somebody killed while writing.
+    """
+    butler = _opened_once(
+        repository, *(_changed(repository / name) for name in ("butler.yaml", "gen3.sqlite3-journal"))
+    )
+    butler = butler.clone()
+    butler.registry.refresh()
+    return butler
+
+
+@lru_cache(maxsize=16)
+def _opened_once(repository: Path, made: int, journal: int) -> Butler:
+    return open_repository(repository)
+
+
+def _changed(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def repositories(root: str | Path, depth: int = 3) -> list[Path]:

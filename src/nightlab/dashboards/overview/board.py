@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from lsst.daf.butler import Butler, DatasetRef
 
-from nightlab.data.repository import open_repository
 from nightlab.pipelines.events import StageEvent
 from nightlab.pipelines.graph import load_pipeline
 from nightlab.pipelines.table import NIGHT, PATCH, STAGES, VISIT
@@ -177,8 +176,8 @@ def pipeline_of(run: Run) -> str:
     for name in PIPELINES:
         if last == name:
             return name
-    with open_repository(run.repository) as butler:
-        names = {ref.datasetType.name for ref in butler.query_all_datasets(run.name, find_first=False, limit=None)}
+    refs = run.fresh().query_all_datasets(run.name, find_first=False, limit=None)
+    names = {ref.datasetType.name for ref in refs}
     made = {name.removesuffix("_config") for name in names if name.endswith("_config")}
     fits = {name: set(stages_of(name)) for name in PIPELINES}
     return next((name for name in PIPELINES if made and made <= fits[name]), "ApPipe")
@@ -201,9 +200,7 @@ def read_board(run: Run | None, pipeline: str) -> Board:
     board = Board(pipeline=pipeline, stages=stages_of(pipeline))
     if run is None:
         return board
-    # a fresh look: an open one remembers which dataset types there were
-    with open_repository(run.repository) as butler:
-        found = _found(butler, run.name)
+    found = _found(run.fresh(), run.name)
     for stage in board.stages:
         logs, metadata = found.get(f"{stage}_log", set()), found.get(f"{stage}_metadata", set())
         products = [found[row.name] for row in STAGES[stage].outputs.values() if row.name in found]

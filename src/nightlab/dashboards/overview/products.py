@@ -19,7 +19,6 @@ from nightlab.dashboards.forms import changes
 from nightlab.dashboards.overview.board import COLOURS, Key, Status, data_id_of, key_names
 from nightlab.dashboards.overview.graph import makers_of
 from nightlab.dashboards.style import figure
-from nightlab.data.repository import open_repository
 from nightlab.pipelines.events import label
 from nightlab.pipelines.table import STAGES
 
@@ -81,26 +80,26 @@ def products_html(run: Run, run_key: str, stages: Iterable[str], cell: tuple[str
     cell
         Stage and data id.
     """
-    with open_repository(run.repository) as butler:
-        if cell is None:
-            names = [row.name for stage in stages for row in STAGES[stage].outputs.values()]
-            refs = [ref for name in names for ref in _refs(butler, name, [run.name], {})]
-            return _table([(ref.datasetType.name, ref) for ref in refs[:MOST]], run_key, len(refs))
-        stage, key = cell
-        chosen = data_id_of(stage, key)
-        rows: list[tuple[str, DatasetRef | str]] = []
-        for row in STAGES[stage].inputs.values():
-            refs = _refs(butler, row.name, list(run.collections), chosen)
-            rows += [(row.name, ref) for ref in refs] if len(refs) <= MANY else [(row.name, f"{len(refs)} of them")]
-            if not refs and row.minimum > 0:
-                maker = makers_of(stage)[row.name]
-                rows.append((row.name, f"missing; {f'made by {maker}' if maker else 'to be ingested'}"))
-        made: list[tuple[str, DatasetRef | str]] = []
-        for row in STAGES[stage].outputs.values():
-            refs = _refs(butler, row.name, [run.name], chosen)
-            made += [(row.name, ref) for ref in refs[:MOST]]
-            if not refs:
-                made.append((row.name, "not made"))
+    butler = run.fresh()
+    if cell is None:
+        names = [row.name for stage in stages for row in STAGES[stage].outputs.values()]
+        refs = [ref for name in names for ref in _refs(butler, name, [run.name], {})]
+        return _table([(ref.datasetType.name, ref) for ref in refs[:MOST]], run_key, len(refs))
+    stage, key = cell
+    chosen = data_id_of(stage, key)
+    rows: list[tuple[str, DatasetRef | str]] = []
+    for row in STAGES[stage].inputs.values():
+        refs = _refs(butler, row.name, list(run.collections), chosen)
+        rows += [(row.name, ref) for ref in refs] if len(refs) <= MANY else [(row.name, f"{len(refs)} of them")]
+        if not refs and row.minimum > 0:
+            maker = makers_of(stage)[row.name]
+            rows.append((row.name, f"missing; {f'made by {maker}' if maker else 'to be ingested'}"))
+    made: list[tuple[str, DatasetRef | str]] = []
+    for row in STAGES[stage].outputs.values():
+        refs = _refs(butler, row.name, [run.name], chosen)
+        made += [(row.name, ref) for ref in refs[:MOST]]
+        if not refs:
+            made.append((row.name, "not made"))
     return f"<h4>made</h4>{_table(made, run_key)}<h4>read</h4>{_table(rows, run_key)}"
 
 
@@ -146,13 +145,13 @@ def _table(rows: Iterable[tuple[str, DatasetRef | str]], run_key: str, total: in
 def log_of(run: Run, cell: tuple[str, Key], most: int = 200) -> list[str]:
     """Read the last lines that a quantum has logged."""
     stage, key = cell
-    with open_repository(run.repository) as butler:
-        refs = _refs(butler, f"{stage}_log", [run.name], dict(zip(key_names(stage), key, strict=False)))
-        records = butler.get(refs[0]) if refs else []
-        lines = []
-        for record in list(records)[-most:]:
-            text = record.message + (f"\n{record.exc_info}" if getattr(record, "exc_info", None) else "")
-            lines += [f"{record.asctime:%H:%M:%S} {record.levelname} {line}" for line in text.splitlines()]
+    butler = run.fresh()
+    refs = _refs(butler, f"{stage}_log", [run.name], dict(zip(key_names(stage), key, strict=False)))
+    records = butler.get(refs[0]) if refs else []
+    lines = []
+    for record in list(records)[-most:]:
+        text = record.message + (f"\n{record.exc_info}" if getattr(record, "exc_info", None) else "")
+        lines += [f"{record.asctime:%H:%M:%S} {record.levelname} {line}" for line in text.splitlines()]
     return lines[-most:]
 
 
@@ -160,17 +159,17 @@ def timings(run: Run, stages: Iterable[str], most: int = MOST) -> tuple[list[Tim
     """Read when the quanta of a run were at work; of at most `most` of them, and how many there are."""
     found: list[tuple[str, Key, float, float]] = []
     total = 0
-    with open_repository(run.repository) as butler:
-        known = [stage for stage in stages if butler.registry.queryDatasetTypes([f"{stage}_metadata"])]
-        for stage in known:
-            refs = _refs(butler, f"{stage}_metadata", [run.name], {})
-            total += len(refs)
-            for ref in refs[: max(1, most // len(known))]:
-                told = butler.get(ref).get("quantum", {})
-                begin, end = (told.get(name, None) for name in ("prepUtc", "endUtc"))
-                if begin and end:
-                    key = tuple(ref.dataId[name] for name in key_names(stage))
-                    found.append((stage, key, _seconds(begin), _seconds(end)))
+    butler = run.fresh()
+    known = [stage for stage in stages if butler.registry.queryDatasetTypes([f"{stage}_metadata"])]
+    for stage in known:
+        refs = _refs(butler, f"{stage}_metadata", [run.name], {})
+        total += len(refs)
+        for ref in refs[: max(1, most // len(known))]:
+            told = butler.get(ref).get("quantum", {})
+            begin, end = (told.get(name, None) for name in ("prepUtc", "endUtc"))
+            if begin and end:
+                key = tuple(ref.dataId[name] for name in key_names(stage))
+                found.append((stage, key, _seconds(begin), _seconds(end)))
     first = min((begin for _, _, begin, _ in found), default=0.0)
     return [Timing(stage=s, key=k, start=b - first, end=e - first) for s, k, b, e in found], total
 
@@ -236,9 +235,9 @@ def provenance_html(run: Run, stages: tuple[str, ...], configs: Mapping[str, Any
         changed = changes(config)
         said = html.escape(", ".join(f"{k} = {v!r}" for k, v in changed.items()) or "all defaults")
         rows.append(f"<tr><td>{stage}</td><td><code>{config.digest}</code></td><td>{said}</td></tr>")
-    with open_repository(run.repository) as butler:
-        refs = _refs(butler, "packages", [run.name], {})
-        versions = dict(butler.get(refs[0])) if refs else {}
+    butler = run.fresh()
+    refs = _refs(butler, "packages", [run.name], {})
+    versions = dict(butler.get(refs[0])) if refs else {}
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(version).split(' (')[0])}</td></tr>"
         for name, version in sorted(versions.items())
@@ -254,16 +253,16 @@ def provenance_html(run: Run, stages: tuple[str, ...], configs: Mapping[str, Any
 def recorded_configs(run: Run, stages: Iterable[str]) -> dict[str, Any]:
     """Read the configurations a run was made with, by stage; what another version wrote is left out."""
     found = {}
-    with open_repository(run.repository) as butler:
-        for stage in stages:
-            refs = _refs(butler, f"{stage}_config", [run.name], {})
-            if not refs:
-                continue
-            try:
-                config = butler.get(refs[0]).model()
-            except (ValueError, AttributeError):
-                # the Butler's word for a file that its formatter cannot read: knobs have come or gone since
-                continue
-            if config is not None:
-                found[stage] = config
+    butler = run.fresh()
+    wanted = {f"{stage}_config": stage for stage in stages}
+    known = [kind.name for kind in butler.registry.queryDatasetTypes(list(wanted), missing=[])]
+    refs = butler.query_all_datasets(run.name, name=known, find_first=False, limit=None) if known else []
+    for ref in refs:
+        try:
+            config = butler.get(ref).model()
+        except (ValueError, AttributeError):
+            # the Butler's word for a file that its formatter cannot read: knobs have come or gone since
+            continue
+        if config is not None:
+            found[wanted[ref.datasetType.name]] = config
     return found
