@@ -18,7 +18,7 @@ def opened(make):
             return " ".join(pane.object for part in [*page.main, *page.sidebar] for pane in part.select(pn.pane.HTML))
 
         before = text()
-        [waiting] = document.session_callbacks
+        waiting = document.session_callbacks[0]
         waiting.callback()
         for callback, _ in pn.state._onload.pop(document, []):  # as when a browser has it
             callback()

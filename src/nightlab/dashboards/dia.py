@@ -24,6 +24,7 @@ from nightlab.dashboards.object_card import object_card
 from nightlab.dashboards.rows import significant
 from nightlab.dashboards.sky_map import Points, SkyMap, sky_points
 from nightlab.dashboards.states import EmptyState, Nothing, Pane, Reason
+from nightlab.dashboards.style import wrapping
 from nightlab.dashboards.tables import BigTable
 from nightlab.errors import BadInput
 
@@ -460,7 +461,7 @@ class DiaExplorer(Explorer):
             self.map, self.card_pane, styles={"flex": "1 1 330px", "max-width": "max(38%, 420px)"}, **wide
         )
         right = pn.Column(self.curve, cutouts, styles={"flex": "2 1 520px", "min-width": "0"}, **wide)
-        return pn.Column(pn.FlexBox(left, right, gap="0 12px", **wide), self.grid, margin=0, **wide)
+        return pn.Column(wrapping(left, right, gap="0 12px"), self.grid, margin=0, **wide)
 
     def _epoch_words(self, epoch: str) -> str:
         visit, _, detector = epoch.partition(":")

@@ -8,6 +8,7 @@ from typing import Any
 import panel as pn
 
 from nightlab.dashboards.explorer import Explorer
+from nightlab.dashboards.style import wrapping
 
 #: Label to the left of a choice, both low.
 BESIDE = """
@@ -57,9 +58,9 @@ def header(explorer: Explorer) -> pn.Column:
     code = pn.pane.HTML("", visible=False, sizing_mode="stretch_width", stylesheets=[_CODE], margin=(0, 10))
     buttons = pn.Row(_code_button(explorer, code), _save_button(explorer), _help_button(explorer, code), margin=0)
     runs = [first, second] if explorer.compares else [first]
-    bar = pn.FlexBox(
+    bar = wrapping(
         *(runs if len(library) else []), pn.Spacer(styles={"flex": "1 1 0"}, height=1), buttons,
-        align_items="center", sizing_mode="stretch_width", margin=(0, 10, 0, 6),
+        align="center", margin=(0, 10, 0, 6),
     )  # fmt: skip
     return pn.Column(bar, note, code, sizing_mode="stretch_width", margin=0)
 

@@ -18,7 +18,7 @@ from nightlab.dashboards.forms import COMPACT, SMALL_BUTTON, UNSEEN_LABEL, tick
 from nightlab.dashboards.live import live
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.states import EmptyState, Nothing, Pane, Reason
-from nightlab.dashboards.style import band_style, figure
+from nightlab.dashboards.style import band_style, figure, wrapping
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -359,7 +359,7 @@ class LightCurve(pn.viewable.Viewer):
     def _show_bands(self, shown: bool) -> None:
         self.hidden = [] if shown or self.curve is None else list(self.curve.bands)
 
-    def controls(self) -> pn.FlexBox:
+    def controls(self) -> pn.Row:
         """Give the controls: what is drawn, the clock, and the period."""
         low: dict[str, Any] = {"height": 30, "margin": (2, 1), "stylesheets": [SMALL_BUTTON], "visible": self._many()}
         every = pn.widgets.Button(label="all", width=44, **low)
@@ -372,7 +372,7 @@ class LightCurve(pn.viewable.Viewer):
         every.on_click(lambda _: self._show_bands(True))
         none.on_click(lambda _: self._show_bands(False))
         small: dict[str, Any] = {"margin": (2, 3), "stylesheets": [COMPACT, UNSEEN_LABEL]}
-        return pn.FlexBox(
+        return wrapping(
             pn.widgets.Select.from_param(self.param.quantity, label="quantity", width=148, **small),
             pn.widgets.Select.from_param(self.param.clock, label="time", width=120, **small),
             tick(self, "show_forced", "forced", margin=(6, 3)),
@@ -380,14 +380,13 @@ class LightCurve(pn.viewable.Viewer):
             tick(self, "folded", "fold", margin=(6, 3)),
             every,
             none,
-            align_items="center",
-            sizing_mode="stretch_width",
+            align="center",
         )
 
     def _many(self) -> bool:
         return self.curve is not None and len(self.curve.bands) > 1
 
-    def fold(self) -> pn.FlexBox:
+    def fold(self) -> pn.Row:
         """Give the slider of the period."""
         slider = pn.widgets.FloatSlider(
             label="log₁₀ (period / d)",
@@ -403,9 +402,7 @@ class LightCurve(pn.viewable.Viewer):
         search = pn.widgets.Button(label="find period", width=100, align="end")
         slider.param.watch(lambda event: setattr(self, "period", float(10**event.new)), "value_throttled")
         search.on_click(self._find)
-        return pn.FlexBox(
-            slider, exact, search, visible=self.param.folded, align_items="end", sizing_mode="stretch_width", margin=0
-        )
+        return wrapping(slider, exact, search, visible=self.param.folded, align="end")
 
     def _find(self, *_: Any) -> None:
         if self.curve is None:

@@ -19,6 +19,7 @@ from nightlab.dashboards.forms import COMPACT
 from nightlab.dashboards.scorecard import STAGES, Choices, metric_rows, point_row, stage_tiles, versus_rows
 from nightlab.dashboards.spreads import histogram, over_detectors
 from nightlab.dashboards.states import Nothing, Pane, Reason
+from nightlab.dashboards.style import wrapping
 from nightlab.errors import BadInput, MissingData
 from nightlab.quality import (
     LEVELS,
@@ -124,7 +125,7 @@ class MetricsExplorer(Explorer):
             self._heading, self._trend, self._point, self._spread, styles={"flex": "1 1 400px", "min-width": "0"}
         )
         left = pn.Column(self._list, width=440, styles={"max-width": "100%"})
-        body = pn.FlexBox(left, right, sizing_mode="stretch_width", margin=(10, 0))
+        body = wrapping(left, right, margin=(10, 0))
         return pn.Column(self._card, body, self._versus, sizing_mode="stretch_width")
 
     def rail(self) -> Viewable:

@@ -17,6 +17,7 @@ from nightlab.dashboards.style import ACCENT
 if TYPE_CHECKING:
     from nightlab.dashboards.explorer import Explorer
 
+PATIENCE = 4000  # milliseconds after which controls come, whatever else is still drawn
 _CSS = """
 :root { --body-font: Helvetica, Arial, sans-serif; } /* as figures write */
 body, fast-design-system-provider { font-family: var(--body-font); }
@@ -151,13 +152,16 @@ def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
             explorer = make()
             body.ready(pn.Column(*_parts(explorer), sizing_mode="stretch_width"))
             _keep_address(explorer)
-            pn.state.onload(lambda: fill_rail(explorer))  # what there is to see comes first
+            # what there is to see comes first; a page that never comes to rest gets its controls all the same
+            pn.state.onload(lambda: fill_rail(explorer))
+            document.add_timeout_callback(lambda: fill_rail(explorer), PATIENCE)
         if body.state != "ready":
             rail.ready(pn.Column())
 
     def fill_rail(explorer: Explorer) -> None:
-        with rail.guarded():
-            rail.ready(explorer.rail() or pn.Column())
+        if rail.state == "loading":
+            with rail.guarded():
+                rail.ready(explorer.rail() or pn.Column())
 
     document = pn.state.curdoc
     assert document is not None

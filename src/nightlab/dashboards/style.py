@@ -55,6 +55,15 @@ _INKS = {
 }
 
 
+def wrapping(*parts: Any, gap: str = "0", align: str = "normal", **look: Any) -> pn.Row:
+    """Put parts beside each other, on further lines where the page is narrow.
+
+    Panel's own box for that leaves figures without a size until the window is resized (seen with Panel 1.9.4).
+    """
+    styles = {"flex-wrap": "wrap", "gap": gap, "align-items": align}
+    return pn.Row(*parts, styles=styles, **{"sizing_mode": "stretch_width", "margin": 0, **look})
+
+
 def band_style(band: str) -> BandStyle:
     """Look of a band, also of one nobody knows."""
     return BANDS.get(band, NO_BAND)

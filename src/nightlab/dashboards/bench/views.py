@@ -14,6 +14,7 @@ from nightlab.dashboards.images import ImagePanes
 from nightlab.dashboards.jobs import Job
 from nightlab.dashboards.overview.views import TABLE_CSS, bind
 from nightlab.dashboards.states import EmptyState, Pane, Reason
+from nightlab.dashboards.style import wrapping
 from nightlab.errors import NightLabError
 from nightlab.pipelines.events import label
 
@@ -50,7 +51,7 @@ class Views:
         self.status = pn.pane.HTML("", sizing_mode="stretch_width", margin=(0, 10))
         self.this = pn.widgets.Select(label="result", **_beside())
         self.beside = pn.widgets.Select(label="beside", **_beside())
-        self._history = pn.FlexBox(self.this, self.beside, sizing_mode="stretch_width", visible=False, margin=0)
+        self._history = wrapping(self.this, self.beside, visible=False)
         self.run_button.on_click(lambda event: self._start())
         self.cancel_button.on_click(lambda event: bench.cancel())
         self._filling = False

@@ -17,6 +17,7 @@ from nightlab.dashboards.overview.board import COLOURS, PIPELINES, SIGNS, Status
 from nightlab.dashboards.overview.graph import StageGraph
 from nightlab.dashboards.overview.grid import Grid
 from nightlab.dashboards.states import EmptyState, Pane, Reason
+from nightlab.dashboards.style import wrapping
 from nightlab.errors import NightLabError
 from nightlab.pipelines.events import StageEvent, label
 from nightlab.pipelines.run import holder
@@ -112,7 +113,7 @@ class Views:
     def main(self) -> pn.Column:
         """Give graph, grid, form and tabs."""
         middle = pn.Column(self.about, self.grid_place, self.tabs, styles={"flex": "1 1 400px", "min-width": "0"})
-        below = pn.FlexBox(middle, self.form_place, sizing_mode="stretch_width", margin=0)
+        below = wrapping(middle, self.form_place)
         return pn.Column(self.notice, self._graph_pane, below, sizing_mode="stretch_width")
 
     # news
