@@ -142,6 +142,8 @@ def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
     make
         Makes the explorer; what it raises is shown.
     """
+    document = pn.state.curdoc
+    assert document is not None
     body, rail = Pane(title), Pane("the controls")
     body.loading()
     rail.loading()
@@ -163,8 +165,6 @@ def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
             with rail.guarded():
                 rail.ready(explorer.rail() or pn.Column())
 
-    document = pn.state.curdoc
-    assert document is not None
     document.add_next_tick_callback(fill)
     return made
 
