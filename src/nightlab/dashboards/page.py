@@ -17,7 +17,6 @@ from nightlab.dashboards.style import ACCENT
 if TYPE_CHECKING:
     from nightlab.dashboards.explorer import Explorer
 
-PATIENCE = 4000  # milliseconds after which controls come, whatever else is still drawn
 _CSS = """
 :root { --body-font: Helvetica, Arial, sans-serif; } /* as figures write */
 body, fast-design-system-provider { font-family: var(--body-font); }
@@ -154,16 +153,14 @@ def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
             explorer = make()
             body.ready(pn.Column(*_parts(explorer), sizing_mode="stretch_width"))
             _keep_address(explorer)
-            # what there is to see comes first; a page that never comes to rest gets its controls all the same
+            # what there is to see comes first; not by a timer, since Panel 1.9.4 loses what changes while a page loads
             pn.state.onload(lambda: fill_rail(explorer))
-            document.add_timeout_callback(lambda: fill_rail(explorer), PATIENCE)
         if body.state != "ready":
             rail.ready(pn.Column())
 
     def fill_rail(explorer: Explorer) -> None:
-        if rail.state == "loading":
-            with rail.guarded():
-                rail.ready(explorer.rail() or pn.Column())
+        with rail.guarded():
+            rail.ready(explorer.rail() or pn.Column())
 
     document.add_next_tick_callback(fill)
     return made
