@@ -103,6 +103,9 @@ def shoot(page: Page, url: str, wait: int = SETTLE) -> tuple[Image.Image, list[s
     page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.goto(url)
+    page.locator(".nl-run, canvas, .nl-empty").first.wait_for()
+    for loading in page.locator(".nl-loading").all():
+        loading.wait_for(state="detached")
     page.wait_for_timeout(wait)
     if "/workbench" in url:
         page.get_by_role("button", name="Run", exact=True).click()
