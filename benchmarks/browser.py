@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from urllib.parse import urlencode
 
 ADDRESS = re.compile(r"http://[\w.]+:\d+\S*")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+TIMED = Path(__file__).with_name("timed_server.py")
 SIZE = {"width": 1280, "height": 720}
 REST = 0.5  # seconds in which nothing travels and the server does nothing, after which an answer is over
 IDLE = 15.0  # milliseconds of processor time in them that count as nothing
@@ -41,12 +43,13 @@ FINE = """(panes) => {
   return there.length === panes;
 }"""
 PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
-#: Remember when the pointer moved last, and when words on the page changed last.
+#: Remember when the pointer moved first (browsers move it once more when a page has changed below), and when words on
+#: the page changed last.
 HEAR = """() => {
   const within = (root) => [...root.querySelectorAll("*")].filter((e) => e.shadowRoot)
     .flatMap((e) => [e.shadowRoot, ...within(e.shadowRoot)]);
   window.heard = {moved: 0, told: 0};
-  document.addEventListener("mousemove", () => { heard.moved = performance.now() }, true);
+  document.addEventListener("mousemove", () => { heard.moved ||= performance.now() }, true);
   const told = new MutationObserver(() => { heard.told = performance.now() });
   for (const root of within(document)) told.observe(root, {childList: true, subtree: true, characterData: true});
 }"""
@@ -59,6 +62,11 @@ class Served:
     address: str
     process: int
     seconds: float  # until it said that it is ready
+    times: Path  # what `timed_server` keeps
+
+    def left(self) -> list[float]:
+        """When each message left it, by the machine's monotonic clock [s]."""
+        return [float(line) for line in self.times.read_text().split()]
 
     def processor(self) -> float:
         """Milliseconds of processor time that it has used; NaN where Linux does not tell."""
@@ -72,10 +80,11 @@ class Served:
 def serving(*command: str | Path) -> Iterator[Served]:
     """Run a program that prints the address of its pages, with an empty cache; it ends with the block."""
     with tempfile.TemporaryDirectory(prefix="nightlab-cache-") as cache:
+        times = Path(cache, "times")
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": cache}
         begin = time.monotonic()
         server = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [sys.executable, str(TIMED), str(times), *map(str, command)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         )  # fmt: skip
         try:
@@ -89,7 +98,7 @@ def serving(*command: str | Path) -> Iterator[Served]:
             seconds = time.monotonic() - begin
             # nobody reads on; a full pipe would stop the server
             threading.Thread(target=server.stdout.read, daemon=True).start()
-            yield Served(found.group().rstrip("/"), server.pid, seconds)
+            yield Served(found.group().rstrip("/"), server.pid, seconds, times)
         finally:
             server.terminate()
             try:
@@ -140,7 +149,9 @@ class Answer:
     Attributes
     ----------
     milliseconds
-        From the message that asked leaving the browser to the last of the answer arriving: time of the server.
+        From the message that asked leaving the browser to the last of the answer leaving the server.
+    arrived
+        The same, to the last of the answer being read by the browser, which reads when it has painted.
     kilobytes
         Received, all messages together.
     processor
@@ -148,8 +159,14 @@ class Answer:
     """
 
     milliseconds: float
+    arrived: float
     kilobytes: float
     processor: float
+
+
+def _longest(asked: list[float], answered: list[float]) -> float:
+    """Milliseconds between an answer and what was asked last before it, at most."""
+    return 1000 * max(when - asked[bisect(asked, when) - 1] for when in answered if when >= asked[0])
 
 
 class Tab:
@@ -214,20 +231,18 @@ class Tab:
             self.page.wait_for_timeout(50)
         self.rest()
         spent = self.served.processor() - before
-        asked, ages, received = 0.0, [], [size for _, come, size in self.frames if come]
-        for when, come, _ in sorted(self.frames):
-            if not come:
-                asked = when
-            elif asked:
-                ages.append(when - asked)
-        if not ages:
+        asked = sorted(when for when, come, _ in self.frames if not come)
+        come = [when for when, come, _ in self.frames if come]
+        if not asked or not come:
             raise SystemExit(f"{what}: the page did not ask the server for anything")
-        return Answer(1000 * max(ages), sum(received) / 1e3, spent)
+        size = sum(size for _, come, size in self.frames if come)
+        return Answer(_longest(asked, self.served.left()), _longest(asked, come), size / 1e3, spent)
 
     def hover(self, x: float, y: float) -> tuple[Answer, float]:
         """Move the pointer; the answer, and the milliseconds until words had changed, NaN when none did."""
         if not self.page.evaluate("() => window.heard !== undefined"):
             self.page.evaluate(HEAR)
+        self.page.evaluate("() => Object.assign(heard, {moved: 0, told: 0})")
         found = self.answer(f"hover at {x:.0f}, {y:.0f}", lambda: self.page.mouse.move(x, y))
         heard = self.page.evaluate("() => heard")
         wait = heard["told"] - heard["moved"]

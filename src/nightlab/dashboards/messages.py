@@ -1,10 +1,11 @@
-"""What travels between server and page: at once, and all of it."""
+"""What travels between server and page: at once, all of it, and nothing that is not used."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
+from bokeh.resources import Resources
 from bokeh.server.urls import per_app_patterns
 from bokeh.server.views.ws import WSHandler
 from panel.io import document as panel_documents
@@ -28,6 +29,11 @@ def send_promptly() -> None:
     per_app_patterns[:] = [
         (place, PromptSocket if handler is WSHandler else handler) for place, handler in per_app_patterns
     ]
+
+
+def send_scripts_used() -> None:
+    """Leave the scripts of formulas and of WebGL out of pages: 2 MB that each would read, and none uses."""
+    Resources._default_components = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
 
 def send_all() -> None:

@@ -69,7 +69,9 @@ export function render() {
 
 
 class _Template(pn.template.FastListTemplate):
-    """The Fast page; a theme that a link invents is the default one."""
+    """The Fast page, whose figures paint fast; a theme that a link invents is the default one."""
+
+    _js = [pn.template.FastListTemplate._js, "paint.js"]  # type: ignore[assignment]  # noqa: RUF012
 
     @staticmethod
     def _get_theme_from_query_args() -> str | None:

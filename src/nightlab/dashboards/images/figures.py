@@ -18,11 +18,15 @@ from bokeh.models import (
     Div,
     FixedTicker,
     GridBox,
+    Image,
     Label,
     LinearColorMapper,
+    MultiLine,
     NormalHead,
     Range1d,
+    Scatter,
     Span,
+    Text,
 )
 from numpy.typing import NDArray
 
@@ -80,15 +84,16 @@ class Slot:
             toolbar_location="above",
             name=f"pane-{number}",
         )
-        self.figure.grid.visible = False
+        self.figure.center = []  # no grid
         self.figure.add_tools(BoxSelectTool(renderers=[], description="Statistics of a box"))
         for axis in self.figure.axis:
             axis.ticker.desired_num_ticks = 5
             axis.formatter.use_scientific = False
             axis.minor_tick_line_color = None
         self.figure.title.text_font_style = "normal"
+        # the pointer moves these alone: what lies in a level of its own is painted alone
         self.cross = [
-            Span(dimension=dimension, line_color=CROSS, line_alpha=0.8, line_width=1)
+            Span(dimension=dimension, line_color=CROSS, line_alpha=0.8, line_width=1, level="overlay")
             for dimension in ("height", "width")
         ]
         for span in self.cross:
@@ -109,18 +114,9 @@ class Slot:
         self.figure.add_layout(self.bar, "right")
         self.lines = ColumnDataSource({"xs": [], "ys": []})
         self.names = ColumnDataSource({"x": [], "y": [], "text": []})
-        self.figure.multi_line("xs", "ys", source=self.lines, color=CROSS, alpha=0.55, line_width=1, level="overlay")
-        self.figure.text(
-            "x",
-            "y",
-            "text",
-            source=self.names,
-            x_offset=3,
-            y_offset=-2,
-            level="overlay",
-            padding=2,
-            **{**_TEXT, "text_align": "left"},
-        )
+        self.figure.add_glyph(self.lines, MultiLine(line_color=CROSS, line_alpha=0.55, line_width=1))
+        labels = Text(x_offset=3, y_offset=-2, padding=2, **{**_TEXT, "text_align": "left"})
+        self.figure.add_glyph(self.names, labels)
         self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, tuple[Any, Any]]] = {}
         self._compass = [(_arrow(NormalHead(size=6, line_color=CROSS, fill_color=CROSS)), _label()) for _ in "NE"]
         self._ruler, self._length = _arrow(None), _label()
@@ -143,12 +139,11 @@ class Slot:
             nothing: dict[str, list] = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
             sources = ColumnDataSource(dict(nothing)), ColumnDataSource(dict(nothing))
             drawn = tuple(
-                self.figure.image(
-                    "image", "x", "y", "dw", "dh", source=source, color_mapper=mapper, level="image",
-                    name=f"{kind}-{self.number}-{name}",
+                self.figure.add_glyph(
+                    source, Image(color_mapper=mapper), level="image", name=f"{kind}-{self.number}-{name}"
                 )
                 for source, kind in zip(sources, ("coarse", "fine"), strict=True)
-            )  # fmt: skip
+            )
             self.frames[name] = Frame(*sources, mapper, drawn)
         for other, frame in self.frames.items():
             for renderer in frame.renderers:
@@ -206,13 +201,12 @@ class Slot:
             points = ColumnDataSource({"x": [], "y": []})
             many = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
             mapper = LinearColorMapper(palette=["rgba(0, 0, 0, 0)", marks.colour], low=0, high=1)
+            look: dict[str, Any] = {"fill_color": None, "line_color": marks.colour, "line_width": 1.3}
+            symbol = Scatter(marker=marks.marker, size=marks.size, **look)
             drawn = (
-                self.figure.scatter(
-                    "x", "y", source=points, marker=marks.marker, size=marks.size, fill_color=None,
-                    line_color=marks.colour, line_width=1.3, level="overlay", name=f"marks-{self.number}-{key}",
-                ),
-                self.figure.image("image", "x", "y", "dw", "dh", source=many, color_mapper=mapper, level="overlay"),
-            )  # fmt: skip
+                self.figure.add_glyph(points, symbol, name=f"marks-{self.number}-{key}"),
+                self.figure.add_glyph(many, Image(color_mapper=mapper)),
+            )
             self.marked[key] = points, many, drawn
         points, many, drawn = self.marked[key]
         for renderer in drawn:
