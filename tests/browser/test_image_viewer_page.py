@@ -173,6 +173,35 @@ def test_hovering_reads_the_exact_value(shown):
     viewer.tab.get_by_text(re.compile(r"x 12[23]\.\d")).first.wait_for()
 
 
+COUNT = """() => {
+  window.painted = 0;
+  const draw = CanvasRenderingContext2D.prototype.drawImage;
+  CanvasRenderingContext2D.prototype.drawImage = function (...what) {
+    window.painted += 1;
+    return draw.apply(this, what);
+  };
+}"""
+
+
+def test_the_pointer_moves_its_cross_without_painting_images_anew(shown):
+    viewer, _, _ = shown
+    frame = viewer.frames()["pane-1"]
+    before = viewer.pixels(frame)
+    x, y = viewer.screen(viewer.frames()["pane-0"], 123, 109)
+    viewer.tab.evaluate(COUNT)
+    viewer.tab.mouse.move(x - 3, y)
+    viewer.tab.mouse.move(x, y)
+    viewer.tab.get_by_text(re.compile(r"x 12[23]\.\d")).first.wait_for()
+    viewer.settle()
+    changed = (viewer.pixels(frame).astype(int) != before).any(axis=2)
+    assert changed.all(axis=0).any(), "no upright line in the other pane"
+    assert changed.all(axis=1).any(), "no level line in the other pane"
+    assert viewer.tab.evaluate("painted") == 0
+    viewer.tab.mouse.wheel(0, -240)
+    viewer.settle()
+    assert viewer.tab.evaluate("painted") > 0
+
+
 def test_keys_blink_mask_and_reset(shown):
     viewer, images, _ = shown
     viewer.tab.mouse.move(5, 5)

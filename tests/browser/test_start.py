@@ -44,6 +44,11 @@ def test_pages_under_a_prefix_find_their_resources(tab, night):
         assert address.endswith("/user/demo/proxy")
         tab.goto(address + "/")
         tab.locator(".nl-run").first.wait_for()
+        scripts = tab.evaluate("[...document.scripts].map((script) => script.src)")
+        assert any("/user/demo/proxy/" in script and script.endswith("/paint.js") for script in scripts)
+        assert not any("mathjax" in script or "bokeh-gl" in script for script in scripts)
+        styles = "Bokeh.require('core/dom').InlineStyleSheet.prototype._update.toString()"
+        assert "!==" in tab.evaluate(styles), "styles that stay are written anew"
 
 
 def test_a_password_is_asked_for_and_an_open_address_needs_one(tmp_path):
