@@ -237,13 +237,14 @@ def sweep_point_sources(
         new = solution[0]
         if new > 0.0:
             step_x[n], step_y[n] = solution[1] / new, solution[2] / new
-        _put(residual, p, flux[n] - new, xi, yi)
+        put_stamp(residual, p, flux[n] - new, xi, yi)
         flux[n] = new
     return step_x, step_y
 
 
 @njit(cache=True)
-def _put(image: Floats, stamp: Floats, weight: float, x: int, y: int) -> None:
+def put_stamp(image: Floats, stamp: Floats, weight: float, x: int, y: int) -> None:
+    """Add `weight` times one (k, k) stamp into `image` about pixel (x, y), in place."""
     ny, nx = image.shape
     half = stamp.shape[0] // 2
     side = 2 * half + 1
