@@ -9,6 +9,7 @@ import argparse
 import cProfile
 import pstats
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy.spatial import cKDTree
 from nightlab.data.instruments.sdss import read_raw
 from nightlab.data.locate import data_set
 from nightlab.numeric.sphere import match, unit_vectors
+from nightlab.numeric.statistics import robust_width
 from nightlab.stages.single_frame import CalibratedFrame, calibrate
 
 #: LSST catalogue ids shifted right by 31 bits, per run and band
@@ -89,55 +91,130 @@ def clean_stack_sources(stack: Table, run: int, band: str, snr: float = 10.0) ->
     return rows[~flagged & (rows["base_PsfFlux_instFlux"] > snr * rows["base_PsfFlux_instFluxErr"])]
 
 
-def compare(result: CalibratedFrame, theirs: Table, reference: Table) -> dict[str, float]:
+@dataclass(frozen=True)
+class Beside:
+    """Our sources of one frame beside the stack's, for pooling.
+
+    Attributes
+    ----------
+    values
+        Metrics of the frame.
+    found
+        Of the stack's clean sources, whether we have one within half an arcsecond, and within one.
+    unknown
+        Of ours at S/N > 10 on rows that the stack looked at, whether it has nothing within an arcsecond, flagged or
+        not.
+    bright, faint
+        Ratios of PSF flux at S/N > 50, and (ratio - 1) over the photon error at S/N 10 to 30; each catalogue's fluxes
+        are first brought to 6 pixels by its own stars.
+    offset
+        (n, 2) x and y of stars of S/N > 50 minus the stack's [pixel].
+    size
+        Ratio of Ixx + Iyy of these stars.
+    """
+
+    values: dict[str, float]
+    found: np.ndarray
+    unknown: np.ndarray
+    bright: np.ndarray
+    faint: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+
+
+def compare(result: CalibratedFrame, stack: Table, run: int, band: str, reference: Table) -> Beside:
     """Measure one frame against the stack's catalogue and the reference."""
     source = result.source
+    theirs = clean_stack_sources(stack, run, band)
+    everything = stack[(stack["id"] >> 31) == STACK_EXPOSURES[run, band]]
     metric = {name: float(v.values.ravel()[0]) for name, v in result.metrics.items()}
     adu = 10 ** (0.4 * (31.4 - metric["zero_point"]))
     ra, dec = theirs["coord_ra"], theirs["coord_dec"]
+    ours = unit_vectors(source["ra"].value, source["dec"].value)
     # the stack lists parents beside their children at the same place: a source of ours may answer for both
-    nearest = cKDTree(unit_vectors(source["ra"].value, source["dec"].value)).query(unit_vectors(ra, dec))[0]
-    found = {radius: int((np.rad2deg(nearest) * 3600 < radius).sum()) for radius in (0.5, 1.0)}
+    nearest = 3600 * np.rad2deg(cKDTree(ours).query(unit_vectors(ra, dec))[0])
+    known = unit_vectors(everything["coord_ra"], everything["coord_dec"])
+    # the stack left out the 128 rows that a frame shares with the next one of its strip
+    rated = (source["snr"] > 10) & (source["y"].value < everything["base_SdssCentroid_y"].max())
+    strange = 3600 * np.rad2deg(cKDTree(known).query(ours[rated])[0]) > 1.0
     i, j, _ = match(ra, dec, source["ra"].value, source["dec"].value, 0.5)
-    ratio = source["psfFlux"].value[j] / adu / theirs["base_PsfFlux_instFlux"][i]
     snr = (theirs["base_PsfFlux_instFlux"] / theirs["base_PsfFlux_instFluxErr"])[i]
     bright = snr > 50 if (snr > 50).sum() > 10 else snr > 20
-    offset = np.hypot(
-        source["x"].value[j] - theirs["base_SdssCentroid_x"][i],
-        source["y"].value[j] - theirs["base_SdssCentroid_y"][i],
-    )
+    star = bright & (theirs["base_ClassificationExtendedness_value"][i] < 0.5) & (source["extendedness"][j] == 0)
+    psf, ap = source["psfFlux"].value[j], source["ap06Flux"].value[j]
+    their_psf, their_ap = (theirs[f"base_{n}_instFlux"][i] for n in ("PsfFlux", "CircularApertureFlux_6_0"))
+    direct = psf / adu / their_psf
+    ratio = direct * np.median((ap / psf)[star]) / np.median((their_ap / their_psf)[star])
+    faint = (snr > 10) & (snr < 30)
+    offset = np.stack([source[axis].value[j] - theirs[f"base_SdssCentroid_{axis}"][i] for axis in ("x", "y")], axis=1)
+    size = (source["ixx"] + source["iyy"]).value[j] / (theirs["base_SdssShape_xx"] + theirs["base_SdssShape_yy"])[i]
     strong = source["snr"] > 20
     a, b, _ = match(source["ra"].value[strong], source["dec"].value[strong], reference["ra"], reference["dec"], 1.0)
     east = (source["ra"].value[strong][a] - reference["ra"][b]) * np.cos(np.deg2rad(reference["dec"][b])) * 3.6e6
     north = (source["dec"].value[strong][a] - reference["dec"][b]) * 3.6e6
-    size = (source["ixx"] + source["iyy"]).value[j] / (theirs["base_SdssShape_xx"] + theirs["base_SdssShape_yy"])[i]
-    return metric | {
-        "theirs": len(theirs),
-        "found05": found[0.5],
-        "found10": found[1.0],
-        "ours": int((source["snr"] > 10).sum()),
-        "ratio": float(np.median(ratio)),
-        "ratio_bright": float(np.median(ratio[bright])),
-        "ratio_scatter": float(1.4826 * np.median(np.abs(ratio[bright] - np.median(ratio[bright])))),
-        "centroid": float(np.median(offset[bright])),
-        "size": float(np.nanmedian(size[bright])),
-        "east": float(1.4826 * np.median(np.abs(east - np.median(east)))),
-        "north": float(1.4826 * np.median(np.abs(north - np.median(north)))),
-        "east_median": float(np.median(east)),
-        "north_median": float(np.median(north)),
-    }
+    found = np.stack([nearest < 0.5, nearest < 1.0], axis=1)
+    return Beside(
+        values=metric
+        | {
+            "theirs": len(theirs),
+            "found05": found[:, 0].sum(),
+            "found10": found[:, 1].sum(),
+            "ours": int((source["snr"] > 10).sum()),
+            "unknown": int(strange.sum()),
+            "direct": float(np.median(direct[star])),
+            "aperture": float(np.median((ap / adu / their_ap)[star])),
+            "ratio": float(np.median(ratio[star])),
+            "ratio_scatter": robust_width(ratio[star]),
+            "centroid": float(np.sqrt((offset[star] ** 2).mean())),
+            "size": float(np.nanmedian(size[star])),
+            "east": robust_width(east),
+            "north": robust_width(north),
+            "east_median": float(np.median(east)),
+            "north_median": float(np.median(north)),
+        },
+        found=found,
+        unknown=strange,
+        bright=ratio[bright],
+        faint=(ratio[faint] - 1.0) * snr[faint],
+        offset=offset[star],
+        size=size[star],
+    )
+
+
+def pooled(frames: list[Beside]) -> None:
+    """Print the figures of all frames together, with what is asked."""
+    all_of = {name: np.concatenate([getattr(frame, name) for frame in frames]) for name in (
+        "found", "unknown", "bright", "faint", "offset", "size")}  # fmt: skip
+    rms = np.sqrt((all_of["offset"] ** 2).mean(axis=0))
+    size = all_of["size"][np.isfinite(all_of["size"])]
+    rows = (
+        ("theirs, clean, S/N > 10, found within 0.5 arcsec (1)", f"{all_of['found'][:, 0].mean():.4f} "
+         f"({all_of['found'][:, 1].mean():.4f}) of {len(all_of['found'])}", ">= 0.98"),
+        ("ours, S/N > 10, that are none of theirs", f"{all_of['unknown'].mean():.4f} of {len(all_of['unknown'])}",
+         "<= 0.05"),
+        ("PSF flux ratio, S/N > 50: median", f"{np.median(all_of['bright']):.4f}", "1 +- 0.01"),
+        ("PSF flux ratio, S/N > 50: scatter", f"{robust_width(all_of['bright']):.4f}", "<= 0.015"),
+        ("PSF flux, S/N 10-30: scatter over photon error", f"{robust_width(all_of['faint']):.3f}", "<= 0.5"),
+        ("centroids of stars, S/N > 50: rms x, y [px]", f"{rms[0]:.4f} {rms[1]:.4f}", "< 0.03"),
+        ("Ixx + Iyy of these: median, scatter", f"{np.median(size):.4f} {robust_width(size):.4f}",
+         "1 +- 0.01, < 0.03"),
+    )  # fmt: skip
+    for what, value, asked in rows:
+        print(f"{what:55s} {value:28s} {asked}")
 
 
 HEADER = (
-    "run  band  CPU s  theirs found05 found10  ours | flux ratio all/bright scatter | centroid px size | "
-    "east north mas (median) n | zp  -tsField scatter n | noise ratio  apcorr  m5"
+    "run  band  CPU s  theirs found05 found10  ours unknown | flux, direct to 6 px scatter aperture | "
+    "centroid px size | east north mas (median) n | zp  -tsField scatter n | noise ratio  apcorr  m5 psf"
 )
 
 
 def line(run: int, band: str, seconds: float, v: dict[str, float]) -> str:
     return (
-        f"{run} {band}  {seconds:6.2f}  {v['theirs']:5.0f} {v['found05']:5.0f} {v['found10']:5.0f} {v['ours']:6.0f} | "
-        f"{v['ratio']:.4f} {v['ratio_bright']:.4f} {v['ratio_scatter']:.4f} | {v['centroid']:.3f} {v['size']:.3f} | "
+        f"{run} {band}  {seconds:6.2f}  {v['theirs']:5.0f} {v['found05']:5.0f} {v['found10']:5.0f} {v['ours']:6.0f} "
+        f"{v['unknown']:4.0f} | "
+        f"{v['direct']:.4f} {v['ratio']:.4f} {v['ratio_scatter']:.4f} {v['aperture']:.4f} | "
+        f"{v['centroid']:.3f} {v['size']:.3f} | "
         f"{v['east']:5.1f} {v['north']:5.1f} ({v['east_median']:+.1f} {v['north_median']:+.1f}) "
         f"{v['n_astrometric_matches']:.0f} | {v['zero_point']:.3f} {v['zero_point_offset']:+.4f} "
         f"{v['zero_point_scatter']:.4f} {v['n_photometric_stars']:.0f} | {v['sky_noise_ratio']:.4f} "
@@ -153,7 +230,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = arguments.data or data_set("stripe82")
     reference, stack = reference_catalogue(data), stack_catalogue(data)
-    totals = np.zeros(3)
+    frames = []
     print(HEADER)
     for run, band in STACK_EXPOSURES:
         if band not in arguments.only:
@@ -161,13 +238,10 @@ def main() -> None:
         raw = read_raw(frame_path(data, run, band))
         begin = time.process_time()
         result = calibrate(raw, reference=reference)
-        values = compare(result, clean_stack_sources(stack, run, band), reference)
-        print(line(run, band, time.process_time() - begin, values), flush=True)
-        totals += [values["theirs"], values["found05"], values["found10"]]
-    print(
-        f"pooled: {totals[0]:.0f} of theirs, found {totals[1] / totals[0]:.4f} within 0.5 arcsec, "
-        f"{totals[2] / totals[0]:.4f} within 1 arcsec"
-    )
+        seconds = time.process_time() - begin
+        frames.append(compare(result, stack, run, band, reference))
+        print(line(run, band, seconds, frames[-1].values), flush=True)
+    pooled(frames)
     if arguments.profile:
         raw = read_raw(frame_path(data, 6377, "r"))
         with cProfile.Profile() as profile:

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from lsst.images import VisitImage
+from scipy.ndimage import uniform_filter
 from single_frame_scenes import Field, frame_of
 
 from nightlab.errors import AllMasked, BadInput, FalseMatch, NoOverlap, NoPsf, TooFewStars
 from nightlab.images.wcs import pixel_to_radec, tan_projection
+from nightlab.numeric.moments import adaptive_moments
+from nightlab.numeric.photometry import aperture_fraction
 from nightlab.numeric.sphere import match, separation
 from nightlab.stages.single_frame import METRICS, CalibrateConfig, calibrate
 
@@ -26,8 +29,9 @@ def from_raw(survey):
 
 def test_zero_point_and_fluxes_of_a_corrected_frame(field, calibrated):
     measured = values(calibrated)
-    # the scale of all fluxes is that of an 8 pixel aperture; the reference has total fluxes
-    assert measured["zero_point"] == pytest.approx(27.3, abs=0.03)
+    # the scale of all fluxes is that of a 12 pixel aperture; the reference has total fluxes
+    inside = aperture_fraction(field.stamp[None], np.zeros(1), np.zeros(1), 12.0)[0]
+    assert measured["zero_point"] == pytest.approx(27.3 - 2.5 * np.log10(inside), abs=0.005)
     assert measured["zero_point_scatter"] < 0.03
     assert measured["sky_noise_ratio"] == pytest.approx(1.0, abs=0.01)
     assert calibrated.visit_image.unit == "nJy"
@@ -40,6 +44,50 @@ def test_zero_point_and_fluxes_of_a_corrected_frame(field, calibrated):
     assert bright.sum() > 50
     assert np.median(ratio) == pytest.approx(1.0, abs=2e-3)
     assert 1.4826 * np.median(np.abs(ratio - np.median(ratio))) < 0.01
+
+
+def light_within(radius, sub=9, side=41, fwhm=2.6, beta=3.5):
+    """Part of the star of `Field` inside a circle, from its profile drawn fine and spread by a pixel."""
+    r = (np.arange(side * sub) + 0.5) / sub - side / 2
+    scale = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    q = r[None, :] ** 2 + r[:, None] ** 2
+    fine = uniform_filter((1 + q / scale**2) ** -beta, sub)
+    return fine[q <= radius**2].sum() / fine.sum()
+
+
+def test_all_fluxes_of_a_star_are_the_same(field, calibrated):
+    reference = field.reference(27.3)
+    table = calibrated.source
+    i, j, _ = match(table["ra"].value, table["dec"].value, reference["ra"], reference["dec"], 0.5)
+    bright = (table["snr"][i] > 100) & table["detect_isIsolated"][i]
+    assert bright.sum() > 40
+    rows, truth = table[i][bright], reference["r_flux"][j][bright]
+    for name in ("psf", "gaussian", "kron", "ap12"):
+        ratio = rows[f"{name}Flux"].value / truth
+        noise = np.median(rows[f"{name}FluxErr"].value / truth)
+        # the Kron flux is cut where the light is faint: it need not be better than a per cent
+        assert np.median(ratio) == pytest.approx(1.0, abs=0.01 if name == "kron" else 0.004), name
+        assert 1.4826 * np.median(np.abs(ratio - np.median(ratio))) < 0.01 + 1.5 * noise, name
+    for radius in (3, 6, 9):
+        seen = np.median(rows[f"ap{radius:02d}Flux"].value / truth)
+        assert seen == pytest.approx(light_within(radius) / light_within(12), abs=0.003), radius
+    assert not rows["gaussianFlux_flag"].any()
+
+
+def test_shapes_are_those_of_the_psf_and_neighbours_make_a_blend(field, calibrated):
+    table = calibrated.source
+    expected = adaptive_moments(field.stamp[None], np.zeros(1), np.zeros(1), guess=1.2)[0][0]
+    bright = (table["snr"] > 200) & table["detect_isIsolated"]
+    assert bright.sum() > 30
+    for name, value in zip(("ixx", "iyy"), expected[:2], strict=True):
+        assert np.median(table[f"{name}PSF"][bright]) == pytest.approx(value, rel=0.01)
+        assert np.median(table[name][bright]) == pytest.approx(value, rel=0.01)
+    assert np.nanmedian(table["blendedness"][bright]) < 1e-3
+    pixels = field.pixels - 200.0
+    double = field.pixels + np.roll(pixels, 4, axis=1)
+    blends = calibrate(field.image(pixels=double, variance=2 * field.variance)).source
+    strong = blends["snr"] > 200
+    assert np.nanmedian(blends["blendedness"][strong]) > 0.02
 
 
 def test_pixels_are_calibrated_with_their_noise(field, calibrated):

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from lsst.images.psfs import PointSpreadFunction
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from scipy.spatial import cKDTree
 
 from nightlab.config import Config
 from nightlab.images.psf import PolynomialPsf, psf_stamps, shift_stamps
 from nightlab.numeric import photometry
+from nightlab.numeric.galaxy_photometry import gaussian_flux, kron_flux, sinc_aperture_flux
 from nightlab.numeric.moments import adaptive_moments
 from nightlab.stages.single_frame.detect import Peaks
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame, Ints
 
 type Psf = PointSpreadFunction | PolynomialPsf
+SINC_REACH = 8  # pixels beyond the rim of a sinc aperture that still have a weight worth having
+KRON_OF_GAUSSIAN = float(np.sqrt(np.pi / 2))  # Kron radius of a Gaussian in units of its sigma
 FLAG_RADIUS = 4  # pixels looked at for the flags that are not of the centre
 FLAG_PLANES = {
     "saturated": ("SATURATED",),
@@ -40,12 +43,19 @@ class MeasureConfig(Config):
     min_snr: float = Field(
         default=3.5, ge=0, description="sources whose flux falls below this once deblended are dropped [sigma]"
     )
-    apertures: tuple[float, float] = Field(default=(6.0, 12.0), description="aperture radii [pixel]")
-    calibration_aperture: float = Field(
-        default=8.0,
-        gt=0,
-        description="radius that defines the flux of a star; larger ones gain sky error faster than starlight [pixel]",
+    apertures: tuple[PositiveInt, ...] = Field(
+        default=(3, 6, 9, 12, 17, 25), description="radii of circular apertures [pixel]"
     )
+    sinc_limit: float = Field(
+        default=10.0, ge=0, description="apertures below this radius are integrals of the sampled image [pixel]"
+    )
+    calibration_aperture: float = Field(
+        default=12.0, gt=0, description="radius that defines the flux of a star [pixel]"
+    )
+    kron_reach: float = Field(
+        default=6.0, gt=0, description="light that sets the Kron radius, in units of the axes of the moments"
+    )
+    kron_factor: float = Field(default=2.5, gt=0, description="radius of the Kron flux, in Kron radii")
     moments_half_width: int = Field(
         default=15, gt=0, description="half width of the stamps for adaptive moments [pixel]"
     )
@@ -67,12 +77,18 @@ class Sources:
         Detector coordinates and their errors [pixel].
     flux, flux_err
         PSF flux, not yet aperture-corrected.
-    apertures, aperture_errs
-        (n, 2) circular apertures.
-    calibration_flux
-        (n,) flux in the aperture that defines the flux of a star.
-    moments
-        (n, 3) Ixx, Iyy, Ixy [pixel^2].
+    others
+        Flux and error, (n,) each, by name: ``gaussian``, ``kron``, and ``ap06`` for an aperture of 6 pixels.
+    other_flags
+        (n,) bool, by the same names: True where it is not to be relied on.
+    calibration_flux, calibration_err
+        (n,) flux in the aperture that defines the flux of a star, and its error.
+    moments, psf_moments
+        (n, 3) Ixx, Iyy, Ixy [pixel^2] of the source and of the PSF at its place.
+    kron_radius
+        (n,) as that of a circle of the same area [pixel].
+    blendedness
+        (n,) part of the light under the source's own Gaussian that is its neighbours'.
     extendedness
         0 for a point source, 1 for an extended one, NaN when unknown.
     isolated, centroid_flag, flux_flag
@@ -89,10 +105,14 @@ class Sources:
     y_err: Floats
     flux: Floats
     flux_err: Floats
-    apertures: Floats
-    aperture_errs: Floats
+    others: dict[str, tuple[Floats, Floats]]
+    other_flags: dict[str, Bools]
     calibration_flux: Floats
+    calibration_err: Floats
     moments: Floats
+    psf_moments: Floats
+    kron_radius: Floats
+    blendedness: Floats
     extendedness: Floats
     isolated: Bools
     centroid_flag: Bools
@@ -154,7 +174,7 @@ def measure(frame: Frame, peaks: Peaks, psf: Psf, sigma: float, config: MeasureC
     fit = _Fit(**{name: getattr(fit, name)[order] for name in ("x", "y", "flux", "moving", "stuck")})
     everything = np.ones(fit.x.size, dtype=bool)
     flux, error, stamps, residual, xi, yi = _fluxes(image, variance, psf, frame, fit, everything)
-    return _sources(frame, variance, residual, stamps, fit, flux, error, xi, yi, sigma, config)
+    return _sources(frame, image, variance, residual, stamps, fit, flux, error, xi, yi, sigma, config)
 
 
 def _fit_positions(
@@ -225,6 +245,7 @@ def _fluxes(
 
 def _sources(
     frame: Frame,
+    image: Floats,
     variance: Floats,
     residual: Floats,
     stamps: Floats,
@@ -237,28 +258,49 @@ def _sources(
     config: MeasureConfig,
 ) -> Sources:
     dx, dy = fit.x - xi, fit.y - yi
-    n = fit.x.size
+    known = np.nan_to_num(flux)
     noise = photometry.cut_stamps(variance, xi, yi, stamps.shape[-1] // 2)
     x_err, y_err = photometry.centroid_errors(noise, stamps, flux)
-    sums, errors, missing = [], [], []
-    for radius in (*config.apertures, config.calibration_aperture):
+
+    def alone(half: int) -> Floats:
+        """Cut stamps without the models of all other sources."""
+        own: Floats = photometry.cut_stamps(residual, xi, yi, half)
+        return own + known[:, None, None] * photometry.resized_stamps(stamps, half)
+
+    def circle(radius: float) -> tuple[Floats, Floats, Bools]:
         rest, noise_sum, lost = photometry.aperture_flux(residual, variance, fit.x, fit.y, radius)
-        sums.append(rest + np.nan_to_num(flux) * photometry.aperture_fraction(stamps, dx, dy, radius))
-        errors.append(noise_sum)
-        missing.append(lost)
+        if radius < config.sinc_limit:
+            half = int(np.ceil(radius)) + SINC_REACH
+            return (*sinc_aperture_flux(alone(half), photometry.cut_stamps(variance, xi, yi, half), dx, dy, radius),
+                    lost > 0)  # fmt: skip
+        return rest + known * photometry.aperture_fraction(stamps, dx, dy, radius), noise_sum, lost > 0
+
+    others, other_flags = {}, {}
+    for radius in config.apertures:
+        *value, missing = circle(float(radius))
+        others[f"ap{radius:02d}"], other_flags[f"ap{radius:02d}"] = (value[0], value[1]), missing
+    calibration_flux, calibration_err, incomplete = circle(config.calibration_aperture)
     half = config.moments_half_width
-    models = photometry.resized_stamps(stamps, half)
-    own = photometry.cut_stamps(residual, xi, yi, half) + np.nan_to_num(flux)[:, None, None] * models
-    moments, _, shapeless = adaptive_moments(own, dx, dy, guess=sigma)
+    own = alone(half)
+    moments, centres, shapeless = adaptive_moments(own, dx, dy, guess=sigma)
     psf_moments, _, _ = adaptive_moments(stamps, dx, dy, guess=sigma)
-    psf_size = psf_moments[:, 0] + psf_moments[:, 1]
+    own_noise = photometry.cut_stamps(variance, xi, yi, half)
+    height, height_err, light = gaussian_flux(own, own_noise, centres, moments)
+    all_light = gaussian_flux(photometry.cut_stamps(image, xi, yi, half), own_noise, centres, moments)[2]
+    smallest = KRON_OF_GAUSSIAN * (_area(psf_moments) / _area(moments)) ** 0.25
+    kron = kron_flux(
+        residual, variance, stamps, known, fit.x, fit.y, moments, config.kron_reach, config.kron_factor, smallest
+    )
+    others |= {"gaussian": (height, height_err), "kron": (kron[0], kron[1])}
+    other_flags |= {"gaussian": shapeless, "kron": kron[3]}
     flags = _pixel_flags(frame, xi, yi)
-    reach = min(stamps.shape[-1] // 2, int(np.ceil(4.0 * sigma))) if n else 0
+    reach = min(stamps.shape[-1] // 2, int(np.ceil(4.0 * sigma))) if fit.x.size else 0
     ny, nx = frame.shape
     flags["edge"] = (xi < reach) | (yi < reach) | (xi >= nx - reach) | (yi >= ny - reach)
-    snr = flux / error
-    excess = (moments[:, 0] + moments[:, 1]) / psf_size - 1.0
-    extended = excess > config.extended_excess + 4.0 / np.maximum(snr, 1.0)
+    excess = moments[:, :2].sum(axis=1) / psf_moments[:, :2].sum(axis=1) - 1.0
+    extended = excess > config.extended_excess + 4.0 / np.maximum(flux / error, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        blendedness = np.clip(1.0 - light / all_light, 0.0, 1.0)
     return Sources(
         x=fit.x + frame.x0,
         y=fit.y + frame.y0,
@@ -266,17 +308,26 @@ def _sources(
         y_err=y_err,
         flux=flux,
         flux_err=error,
-        apertures=np.stack(sums[:-1], axis=1),
-        aperture_errs=np.stack(errors[:-1], axis=1),
-        calibration_flux=sums[-1],
+        others=others,
+        other_flags=other_flags,
+        calibration_flux=calibration_flux,
+        calibration_err=calibration_err,
         moments=moments,
+        psf_moments=psf_moments,
+        kron_radius=kron[2],
+        blendedness=blendedness,
         extendedness=np.where(shapeless | ~np.isfinite(excess), np.nan, extended.astype(float)),
         isolated=_isolated(fit.x, fit.y, config.isolation),
         centroid_flag=fit.stuck | fit.moving,
-        flux_flag=~(np.isfinite(flux) & np.isfinite(error)) | (missing[0] > 0),
+        flux_flag=~(np.isfinite(flux) & np.isfinite(error)) | incomplete,
         flags=flags,
         residual=residual,
     )
+
+
+def _area(moments: Floats) -> Floats:
+    """Give the determinant of (n, 3) moments."""
+    return moments[:, 0] * moments[:, 1] - moments[:, 2] ** 2
 
 
 def _isolated(x: Floats, y: Floats, radius: float) -> Bools:

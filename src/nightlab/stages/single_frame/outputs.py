@@ -21,7 +21,7 @@ from nightlab.numeric.moments import adaptive_moments
 from nightlab.stages.single_frame.config import CalibrateConfig
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame
 from nightlab.stages.single_frame.measure import Psf, Sources
-from nightlab.stages.single_frame.photometry import ZeroPoint
+from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint
 
 SOURCES_PER_DETECTOR = 100_000
 DETECTORS_PER_VISIT = 1_000
@@ -37,7 +37,7 @@ def calibrated_image(
     projection: SkyProjection,
     zero: ZeroPoint,
     sky: SplineField,
-    correction: ChebyshevField,
+    corrections: Mapping[str, ApertureCorrection],
     config: CalibrateConfig,
 ) -> VisitImage:
     """Assemble the calibrated image.
@@ -76,7 +76,7 @@ def calibrated_image(
         obs_info=raw.obs_info,
         band=raw.band,
         photometric_scaling=_constant(box, factor, unit / frame.unit) if known else None,
-        aperture_corrections={"psfFlux": correction},
+        aperture_corrections={f"{name}Flux": correction.field for name, correction in corrections.items()},
         backgrounds=backgrounds,
         metadata=metadata,
     )
@@ -99,7 +99,7 @@ def source_table(
     raw: VisitImage,
     *,
     sources: Sources,
-    flux_scale: Floats,
+    flux_scales: Mapping[str, Floats],
     projection: SkyProjection,
     zero: ZeroPoint,
     instrumental: u.UnitBase,
@@ -138,13 +138,19 @@ def source_table(
     for name, values in (("ra", ra), ("dec", dec)):
         table[name] = values * u.deg
         table[f"{name}Err"] = position[name] * u.deg
-    table["psfFlux"] = sources.flux * flux_scale * factor * unit
-    table["psfFluxErr"] = sources.flux_err * flux_scale * factor * unit
-    for k, name in enumerate(("ap06Flux", "ap12Flux")):
-        table[name] = sources.apertures[:, k] * factor * unit
-        table[f"{name}Err"] = sources.aperture_errs[:, k] * factor * unit
+    table["psfFlux"] = sources.flux * flux_scales["psf"] * factor * unit
+    table["psfFluxErr"] = sources.flux_err * flux_scales["psf"] * factor * unit
+    for name, (flux, error) in sources.others.items():
+        scale = factor * flux_scales.get(name, 1.0)
+        table[f"{name}Flux"] = flux * scale * unit
+        table[f"{name}FluxErr"] = error * scale * unit
+        table[f"{name}Flux_flag"] = sources.other_flags[name]
+    table["kronRadius"] = sources.kron_radius * u.pixel
     for k, name in enumerate(("ixx", "iyy", "ixy")):
         table[name] = sources.moments[:, k] * u.pixel**2
+        table[f"{name}PSF"] = sources.psf_moments[:, k] * u.pixel**2
+    table["shape_flag"] = sources.other_flags["gaussian"]
+    table["blendedness"] = sources.blendedness
     table["snr"] = sources.snr
     table["extendedness"] = sources.extendedness
     for name in sorted(sources.flags):

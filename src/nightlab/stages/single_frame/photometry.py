@@ -29,6 +29,9 @@ class PhotometryConfig(Config):
     correction_order: int = Field(
         default=2, ge=0, le=4, description="degree of the aperture correction, when there are stars enough"
     )
+    correction_floor: float = Field(
+        default=0.005, gt=0, description="scatter of the aperture correction beyond noise (fraction)"
+    )
     stars_per_term: float = Field(
         default=3.5, ge=1, description="stars per polynomial term, else the order is lowered"
     )
@@ -95,41 +98,60 @@ class ApertureCorrection:
         return np.asarray(values, dtype=float)
 
 
-def aperture_correction(sources: Sources, box: Box, config: PhotometryConfig) -> ApertureCorrection:
-    """Fit the ratio of aperture to PSF flux of bright, clean, isolated point sources.
+def aperture_corrections(sources: Sources, box: Box, config: PhotometryConfig) -> dict[str, ApertureCorrection]:
+    """Fit the ratios of aperture to ``psf``, ``gaussian`` and ``kron`` flux of bright, clean, isolated point sources.
 
-    A Chebyshev polynomial of position whose order follows the number of stars, clipped four times at three sigma.
+    Chebyshev polynomials of position whose order follows the number of stars, clipped four times; each star counts
+    by the noise of its aperture and `correction_floor`.
     """
+    measured = {"psf": (sources.flux, sources.flux_flag)}
+    measured |= {name: (sources.others[name][0], sources.other_flags[name]) for name in ("gaussian", "kron")}
+    return {name: _correction(sources, flux, flag, box, config) for name, (flux, flag) in measured.items()}
+
+
+def _correction(sources: Sources, flux: Floats, flag: Bools, box: Box, config: PhotometryConfig) -> ApertureCorrection:
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = sources.calibration_flux / sources.flux
+        ratio = sources.calibration_flux / flux
+        error = np.hypot(sources.calibration_err / flux, config.correction_floor)
     star = sources.clean() & ~(sources.extendedness > 0) & np.isfinite(ratio) & (ratio > 0)
+    if (star & ~flag).sum() >= config.correction_min_stars:
+        star &= ~flag
     for snr in (config.correction_snr, 0.5 * config.correction_snr):
         chosen = star & (sources.snr > snr)
         if (chosen & sources.isolated).sum() >= config.correction_min_stars:
             chosen &= sources.isolated
         if chosen.sum() >= config.correction_min_stars:
-            return _fit_correction(sources.x[chosen], sources.y[chosen], ratio[chosen], box, config)
-    return ApertureCorrection(field=_chebyshev(box, np.ones(1), np.ones(1), np.ones(1), 0), n_stars=0, scatter=np.nan)
+            return _fit_correction(sources.x[chosen], sources.y[chosen], ratio[chosen], error[chosen], box, config)
+    return ApertureCorrection(field=_constant(box), n_stars=0, scatter=np.nan)
 
 
-def _fit_correction(x: Floats, y: Floats, ratio: Floats, box: Box, config: PhotometryConfig) -> ApertureCorrection:
+def _fit_correction(
+    x: Floats, y: Floats, ratio: Floats, error: Floats, box: Box, config: PhotometryConfig
+) -> ApertureCorrection:
     kept = np.abs(ratio / np.median(ratio) - 1.0) < 0.2
     for _ in range(4):
         order = config.correction_order
         while order > 0 and kept.sum() < config.stars_per_term * (order + 1) * (order + 2) / 2:
             order -= 1
-        field = _chebyshev(box, x[kept], y[kept], ratio[kept], order)
-        miss = ratio - field(x=x, y=y)
-        width = max(robust_width(miss[kept]), 1e-6)
+        field = _chebyshev(box, x[kept], y[kept], ratio[kept], error[kept], order)
+        miss = (ratio - field(x=x, y=y)) / error
+        width = max(robust_width(miss[kept]), 1e-3)
         new = np.abs(miss) < config.clip * width
         if new.sum() < config.correction_min_stars or (new == kept).all():
             break
         kept = new
-    return ApertureCorrection(field=field, n_stars=int(kept.sum()), scatter=robust_width(miss[kept]))
+    return ApertureCorrection(
+        field=field, n_stars=int(kept.sum()), scatter=robust_width((ratio - field(x=x, y=y))[kept])
+    )
 
 
-def _chebyshev(box: Box, x: Floats, y: Floats, values: Floats, order: int) -> ChebyshevField:
-    return ChebyshevField.fit(box, values, order, x=x, y=y, unit=u.dimensionless_unscaled)
+def _constant(box: Box) -> ChebyshevField:
+    one = np.ones(1)
+    return _chebyshev(box, one, one, one, one, 0)
+
+
+def _chebyshev(box: Box, x: Floats, y: Floats, values: Floats, errors: Floats, order: int) -> ChebyshevField:
+    return ChebyshevField.fit(box, values, order, x=x, y=y, weight=1.0 / errors, unit=u.dimensionless_unscaled)
 
 
 def zero_point(

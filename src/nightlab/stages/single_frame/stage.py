@@ -26,7 +26,7 @@ from nightlab.stages.single_frame.frame import Floats, Frame, corrected_frame
 from nightlab.stages.single_frame.isr import Calibrations, needs_isr, remove_signature
 from nightlab.stages.single_frame.measure import Psf, Sources, measure
 from nightlab.stages.single_frame.metrics import METRICS
-from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint, aperture_correction, zero_point
+from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint, aperture_corrections, zero_point
 from nightlab.stages.single_frame.psf import StarPsf, fit_psf, gaussian_psf
 
 DEFAULTS = CalibrateConfig()
@@ -138,7 +138,8 @@ def calibrate(
     frame, sky = _subtract_sky(frame, kernel, sigma, box, config)
     peaks = _detect(frame, sky, kernel, sigma, config)
     sources = measure(frame, peaks, psf, sigma, config.measure)
-    correction = aperture_correction(sources, box, config.photometry)
+    corrections = aperture_corrections(sources, box, config.photometry)
+    correction = corrections["psf"]
     astrometry = _astrometry(sources, reference, raw, box, config)
     zero = _zero_point(sources, correction, astrometry, reference, raw, config)
     projection = astrometry.projection if astrometry is not None else raw.sky_projection
@@ -151,13 +152,13 @@ def calibrate(
         projection=projection,
         zero=zero,
         sky=sky.field,
-        correction=correction.field,
+        corrections=corrections,
         config=config,
     )
     table = outputs.source_table(
         raw,
         sources=sources,
-        flux_scale=correction.at(sources.x, sources.y),
+        flux_scales={name: found.at(sources.x, sources.y) for name, found in corrections.items()},
         projection=projection,
         zero=zero,
         instrumental=frame.unit,
