@@ -90,6 +90,45 @@ def test_shapes_are_those_of_the_psf_and_neighbours_make_a_blend(field, calibrat
     assert np.nanmedian(blends["blendedness"][strong]) > 0.02
 
 
+def test_sources_know_their_footprints(field, calibrated):
+    footprints, table = calibrated.footprints, calibrated.source
+    np.testing.assert_array_equal(footprints.mask(1), calibrated.visit_image.mask.get("DETECTED"))
+    assert values(calibrated)["n_footprints"] == len(footprints) > 100
+    inside = table["footprint"] >= 0
+    assert inside.mean() > 0.99
+    np.testing.assert_array_equal(footprints.at(table["x"].value, table["y"].value), table["footprint"])
+    assert (table["nPeaks"][inside] >= 1).all()
+    alone = table["detect_isIsolated"] & inside
+    assert np.median(table["nPeaks"][alone]) == 1
+
+
+def test_the_threshold_and_the_level_follow_empty_sky(field, calibrated):
+    measured = values(calibrated)
+    assert measured["sky_source_noise_ratio"] == pytest.approx(1.0, abs=0.04)
+    assert abs(measured["sky_source_offset"]) < 0.25
+    noise = np.random.default_rng(8).normal(size=field.pixels.shape)
+    correlated = 200.0 + uniform_filter(noise, 3) * 3 * np.sqrt(np.median(field.variance))
+    frame = field.image(pixels=correlated, variance=np.full_like(correlated, np.median(field.variance)))
+    blind = calibrate(frame, config=CalibrateConfig(detect={"sky_sources": 0}))
+    seeing = calibrate(frame)
+    assert values(seeing)["sky_source_noise_ratio"] > 1.5
+    assert len(blind.source) > 200
+    assert len(seeing.source) < 10
+
+
+def test_holes_are_detected_on_demand(field):
+    pixels = 400.0 - field.pixels
+    frame = field.image(pixels=pixels)
+    both = calibrate(frame, config=CalibrateConfig(detect={"polarity": "both"}))
+    negative = both.footprints.chosen(both.footprints.sign < 0)
+    xi, yi = (np.rint(values).astype(int) for values in (field.x, field.y))
+    bright = field.flux > 2000
+    assert (negative.at(field.x, field.y)[bright] >= 0).all()
+    assert (negative.peak_significance < 0).all()
+    assert len(calibrate(frame).footprints) < 0.1 * len(negative)
+    assert not both.visit_image.mask.get("DETECTED")[yi[bright], xi[bright]].any()
+
+
 def test_pixels_are_calibrated_with_their_noise(field, calibrated):
     image = calibrated.visit_image
     factor = 10 ** (0.4 * (31.4 - values(calibrated)["zero_point"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numba import njit
@@ -12,7 +13,10 @@ from scipy.ndimage import maximum_filter
 
 from nightlab.config import Config
 from nightlab.numeric.photometry import grow, resized_stamps
-from nightlab.stages.single_frame.frame import Bools, Floats
+from nightlab.numeric.statistics import robust_width
+from nightlab.stages.single_frame.frame import Bools, Floats, Ints
+
+FEWEST_SKY = 50  # places of sky that say anything about its noise
 
 
 class DetectConfig(Config):
@@ -25,6 +29,47 @@ class DetectConfig(Config):
     grow: float = Field(
         default=2.4, ge=0, description="growth of the DETECTED plane, in units of the PSF's Gaussian sigma"
     )
+    polarity: Literal["positive", "both"] = Field(
+        default="positive", description="whether holes are detected too; they get footprints, and are not measured"
+    )
+    sky_sources: int = Field(
+        default=10_000,
+        ge=0,
+        description="places of empty sky whose PSF fluxes set the scale of the threshold and the level of the sky; "
+        "0 for the variance plane alone",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkySources:
+    """PSF fluxes, in units of their errors, at places where nothing was detected.
+
+    Attributes
+    ----------
+    x, y
+        (n,) positions on the array [pixel].
+    snr
+        (n,) flux over error.
+    scale
+        Their robust width, within 0.1 and 10: what the noise is in units of what the variance plane says; 1 when there
+        are too few.
+    offset
+        Their median: how far off the level of the sky is [sigma of a PSF flux].
+    """
+
+    x: Ints
+    y: Ints
+    snr: Floats
+    scale: float
+    offset: float
+
+    def metrics(self) -> dict[str, float | None]:
+        """Give scale and offset under the names of their metrics; None when there were too few places."""
+        enough = self.snr.size >= FEWEST_SKY
+        return {
+            "sky_source_noise_ratio": self.scale if enough else None,
+            "sky_source_offset": self.offset if enough else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +115,32 @@ def significance(pixels: Floats, good: Bools, sky_variance: Floats, kernel: Floa
     power = np.full(pixels.shape, (kernel**2).sum())
     _take_missing(power, good, kernel[::-1, ::-1] ** 2)
     return np.asarray(signal / np.sqrt(sky_variance * np.maximum(power, 0.05 * (kernel**2).sum())))
+
+
+def sky_sources(seen: Floats, empty: Bools, n: int, seed: int) -> SkySources:
+    """Look at places of empty sky.
+
+    Parameters
+    ----------
+    seen
+        (ny, nx) from `significance`: each pixel is the PSF flux of a source there over its error.
+    empty
+        (ny, nx), True where neither source nor defect is near.
+    n
+        Places wanted, chosen at random.
+    seed
+        Of the choice.
+    """
+    place = np.flatnonzero(empty)
+    rng = np.random.default_rng(seed)
+    place = np.sort(rng.choice(place, min(n, place.size), replace=False)) if place.size else place
+    y, x = np.unravel_index(place, empty.shape)
+    snr = seen[y, x]
+    if snr.size < FEWEST_SKY:
+        return SkySources(x=x, y=y, snr=snr, scale=1.0, offset=0.0)
+    return SkySources(
+        x=x, y=y, snr=snr, scale=float(np.clip(robust_width(snr), 0.1, 10.0)), offset=float(np.median(snr))
+    )
 
 
 def find_peaks(significance_map: Floats, threshold: float, radius: float) -> Peaks:

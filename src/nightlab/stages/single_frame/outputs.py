@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from nightlab.errors import BadInput
 from nightlab.images.build import exposure_time, visit_of
+from nightlab.images.footprints import Footprints
 from nightlab.images.planes import VISIT_PLANES
 from nightlab.images.psf import PolynomialPsf, effective_area, psf_stamps
 from nightlab.images.wcs import jacobian, pixel_scale, pixel_to_radec
@@ -32,7 +33,7 @@ def calibrated_image(
     *,
     frame: Frame,
     box: Box,
-    detected: Bools,
+    footprints: Footprints,
     psf: Psf,
     projection: SkyProjection,
     zero: ZeroPoint,
@@ -54,7 +55,7 @@ def calibrated_image(
     for name, where in frame.planes.items():
         if name in mask.schema.names:
             mask.set(name, where)
-    mask.set("DETECTED", detected)
+    mask.set("DETECTED", footprints.mask(1))
     mask.set("DETECTION_EDGE", _border(frame.shape, psf))
     backgrounds = BackgroundMap()
     backgrounds.add("sky", sky * (factor * u.nJy / frame.unit) if known else sky, "subtracted sky", is_subtracted=True)
@@ -99,6 +100,7 @@ def source_table(
     raw: VisitImage,
     *,
     sources: Sources,
+    footprint: NDArray[np.int64],
     flux_scales: Mapping[str, Floats],
     projection: SkyProjection,
     zero: ZeroPoint,
@@ -151,6 +153,8 @@ def source_table(
         table[f"{name}PSF"] = sources.psf_moments[:, k] * u.pixel**2
     table["shape_flag"] = sources.other_flags["gaussian"]
     table["blendedness"] = sources.blendedness
+    table["footprint"] = footprint
+    table["nPeaks"] = np.where(footprint >= 0, np.bincount(footprint[footprint >= 0], minlength=n)[footprint], 0)
     table["snr"] = sources.snr
     table["extendedness"] = sources.extendedness
     for name in sorted(sources.flags):

@@ -12,6 +12,7 @@ from lsst.images.fields import SplineField
 
 from nightlab.errors import AllMasked, BadInput
 from nightlab.images.build import has_psf, midpoint_mjd_tai, visit_of
+from nightlab.images.footprints import Footprints
 from nightlab.images.psf import psf_sigma, psf_stamps
 from nightlab.images.wcs import pixel_scale
 from nightlab.numeric.photometry import grow
@@ -21,7 +22,7 @@ from nightlab.stages.single_frame.astrometry import Astrometry, calibrate_astrom
 from nightlab.stages.single_frame.background import render, sky_field
 from nightlab.stages.single_frame.config import CalibrateConfig
 from nightlab.stages.single_frame.cosmic_rays import remove_cosmic_rays
-from nightlab.stages.single_frame.detect import Peaks, find_peaks, significance, trim_kernel
+from nightlab.stages.single_frame.detect import Peaks, SkySources, find_peaks, significance, sky_sources, trim_kernel
 from nightlab.stages.single_frame.frame import Floats, Frame, corrected_frame
 from nightlab.stages.single_frame.isr import Calibrations, needs_isr, remove_signature
 from nightlab.stages.single_frame.measure import Psf, Sources, measure
@@ -45,12 +46,15 @@ class CalibratedFrame:
         fitted projection, background and summary statistics.
     source
         Its sources.
+    footprints
+        Detected regions and the peaks in them; ``footprint`` of `source` is a number of these, -1 outside.
     metrics
         See `METRICS`.
     """
 
     visit_image: VisitImage
     source: Table
+    footprints: Footprints
     metrics: xr.Dataset
 
 
@@ -136,7 +140,7 @@ def calibrate(
     frame, psf, stars, n_cosmic_rays = _clean(frame, raw, box, config)
     kernel, sigma = _filter(psf, box, config)
     frame, sky = _subtract_sky(frame, kernel, sigma, box, config)
-    peaks = _detect(frame, sky, kernel, sigma, config)
+    frame, sky, peaks, footprints, blank = _detect(frame, sky, kernel, sigma, box, visit_of(raw), config)
     sources = measure(frame, peaks, psf, sigma, config.measure)
     corrections = aperture_corrections(sources, box, config.photometry)
     correction = corrections["psf"]
@@ -147,7 +151,7 @@ def calibrate(
         raw,
         frame=frame,
         box=box,
-        detected=peaks.detected,
+        footprints=footprints,
         psf=psf,
         projection=projection,
         zero=zero,
@@ -158,6 +162,7 @@ def calibrate(
     table = outputs.source_table(
         raw,
         sources=sources,
+        footprint=footprints.chosen(footprints.sign > 0).at(sources.x, sources.y),
         flux_scales={name: found.at(sources.x, sources.y) for name, found in corrections.items()},
         projection=projection,
         zero=zero,
@@ -166,7 +171,7 @@ def calibrate(
         astrometry_used=np.empty(0, np.int64) if astrometry is None else astrometry.source[astrometry.used],
     )
     values = _values(frame, psf, stars, sky, sources, astrometry, zero, projection, box, raw)
-    values["n_cosmic_rays"] = n_cosmic_rays
+    values |= {"n_cosmic_rays": n_cosmic_rays, "n_footprints": len(footprints), **blank.metrics()}
     if correction.n_stars:
         middle = correction.at(np.array([box.x.center]), np.array([box.y.center]))
         values |= {"aperture_correction": float(middle[0]), "aperture_correction_scatter": correction.scatter}
@@ -174,7 +179,7 @@ def calibrate(
     metrics = report(
         METRICS, values, room="single_frame", visit=visit_of(raw), detector=int(raw.detector.id), band=raw.band
     )
-    return CalibratedFrame(visit_image=image, source=table, metrics=metrics)
+    return CalibratedFrame(visit_image=image, source=table, footprints=footprints, metrics=metrics)
 
 
 def _clean(frame: Frame, raw: VisitImage, box: Box, config: CalibrateConfig) -> tuple[Frame, Psf, StarPsf | None, int]:
@@ -260,9 +265,32 @@ def _noise(values: Floats) -> float:
     return float(width)
 
 
-def _detect(frame: Frame, sky: Sky, kernel: Floats, sigma: float, config: CalibrateConfig) -> Peaks:
+def _detect(
+    frame: Frame, sky: Sky, kernel: Floats, sigma: float, box: Box, seed: int, config: CalibrateConfig
+) -> tuple[Frame, Sky, Peaks, Footprints, SkySources]:
+    """Find sources with the threshold, and on the level, that places of empty sky set."""
+    settings = config.detect
     seen = significance(frame.pixels, frame.usable, sky.variance, kernel)
-    return find_peaks(seen, config.detect.threshold, config.detect.grow * sigma)
+    reach = settings.grow * sigma + kernel.shape[0] // 2
+    empty = frame.usable & ~frame.flagged(*NOT_SKY) & ~grow(seen > settings.threshold, reach)
+    border = kernel.shape[0] // 2
+    empty[:border], empty[-border:], empty[:, :border], empty[:, -border:] = False, False, False, False
+    blank = sky_sources(seen, empty, settings.sky_sources, seed)
+    # a level c gives each PSF flux c / sum P^2, with an error of sqrt(V / sum P^2)
+    level = blank.offset * float(np.sqrt(np.median(sky.variance) * (kernel**2).sum()))
+    field = SplineField(sky.field.bounds, sky.field.data + level, y=sky.field.y, x=sky.field.x, unit=sky.field.unit)
+    frame, sky = replace(frame, pixels=frame.pixels - level), replace(sky, field=field, level=sky.level + level)
+    seen = (seen - blank.offset) / blank.scale
+    peaks = find_peaks(seen, settings.threshold, settings.grow * sigma)
+    place = (peaks.x + box.x.start, peaks.y + box.y.start)
+    footprints = Footprints.of_regions(peaks.detected, box, *place, peaks.significance)
+    if settings.polarity == "both":
+        holes = find_peaks(-seen, settings.threshold, settings.grow * sigma)
+        place = (holes.x + box.x.start, holes.y + box.y.start)
+        footprints = footprints.with_others(
+            Footprints.of_regions(holes.detected, box, *place, -holes.significance, sign=-1)
+        )
+    return frame, sky, peaks, footprints, blank
 
 
 def _astrometry(
