@@ -11,11 +11,13 @@ import nightlab as nl
 from nightlab.data.runs import open_run
 from nightlab.data.sources.catalogue import entries
 from nightlab.data.sources.export import export_v2
+from nightlab.images.footprints import Footprints
 from nightlab.pipelines.tasks import one_thread
 
 pytestmark = pytest.mark.slow
 
-KINDS = {"VisitImage": VisitImage, "DifferenceImage": DifferenceImage, "Table": Table, "Dataset": xr.Dataset}
+KINDS = {"VisitImage": VisitImage, "DifferenceImage": DifferenceImage, "Table": Table, "Dataset": xr.Dataset,
+         "Footprints": Footprints}  # fmt: skip
 CATALOGUE = nl.open_catalog("simulated")
 ENTRIES = {name: entry for name, entry in entries(CATALOGUE) if name != "pair"}
 
@@ -56,6 +58,11 @@ def test_an_entry_opens_in_every_way(name, exported, night):
             assert len(other) == len(now)
             for column in now.colnames:
                 np.testing.assert_array_equal(np.asarray(other[column]), np.asarray(now[column]))
+    elif isinstance(now, Footprints):
+        assert len(now) > 0
+        for other in (second, later.compute()):
+            np.testing.assert_array_equal(other.labels(), now.labels())
+            np.testing.assert_array_equal(other.peak_significance, now.peak_significance)
     else:
         assert now.data_vars
         xr.testing.assert_identical(now, second)

@@ -14,6 +14,7 @@ from lsst.daf.butler import FormatterV2
 
 from nightlab.data.instruments import instrument
 from nightlab.errors import CorruptFile
+from nightlab.images.footprints import Footprints
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip archive can say; equal metrics make equal files
 
@@ -47,6 +48,21 @@ class ZarrFormatter(FormatterV2):
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
         """Read a dataset into memory."""
         return read_metrics(Path(path))
+
+
+class FootprintsFormatter(FormatterV2):
+    """Keep `Footprints` as a FITS file of two tables."""
+
+    default_extension = ".fits"
+    can_read_from_local_file = True
+
+    def write_local_file(self, in_memory_dataset: Footprints, uri: Any) -> None:
+        """Write footprints."""
+        in_memory_dataset.write(uri.ospath, overwrite=True)
+
+    def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
+        """Read footprints."""
+        return Footprints.read(path)
 
 
 def write_metrics(dataset: xr.Dataset, path: Path) -> None:

@@ -17,6 +17,7 @@ from nightlab.errors import CorruptFile, MissingData, WriteFailed
 #: Storage classes the Butler does not ship, with their formatters.
 STORAGE = {
     "XarrayDataset": ("xarray.Dataset", "nightlab.data.formatters.ZarrFormatter"),
+    "NightLabFootprints": ("nightlab.images.footprints.Footprints", "nightlab.data.formatters.FootprintsFormatter"),
     "NightLabSkyMap": ("nightlab.images.skymap.SkyMap", "lsst.daf.butler.formatters.json.JsonFormatter"),
 }
 

@@ -173,6 +173,7 @@ _ROWS = (
         outputs={
             "visit_image": _out("visit_image", "VisitImage", VISIT),
             "source": _out("source", "ArrowAstropy", VISIT),
+            "footprints": _out("source_footprint", "NightLabFootprints", VISIT),
             "metrics": _metrics("single_frame_metrics", VISIT),
         },
     ),
