@@ -90,6 +90,29 @@ def test_shapes_are_those_of_the_psf_and_neighbours_make_a_blend(field, calibrat
     assert np.nanmedian(blends["blendedness"][strong]) > 0.02
 
 
+def test_a_colour_term_brings_the_reference_to_the_cameras_band(field, calibrated):
+    colour = np.random.default_rng(6).uniform(-0.3, 1.2, field.flux.size)
+    reference = field.reference(27.3)
+    ours = 31.4 - 2.5 * np.log10(reference["r_flux"])
+    # m = r + 0.02 - 0.1 (r - i) + 0.03 (r - i)^2, solved for r
+    theirs = ours - (0.02 - 0.1 * colour + 0.03 * colour**2)
+    reference["r_flux"] = 10 ** (0.4 * (31.4 - theirs))
+    reference["i_flux"] = 10 ** (0.4 * (31.4 - (theirs - colour)))
+    term = CalibrateConfig(photometry={"colour_terms": ("g:g-r:1:1", "r:r-i:0.02:-0.1:0.03")})
+    blind, seeing = (
+        values(calibrate(field.image(), reference=reference, config=c)) for c in (CalibrateConfig(), term)
+    )
+    truth = values(calibrated)["zero_point"]
+    assert seeing["zero_point"] == pytest.approx(truth, abs=1e-3)
+    assert seeing["zero_point_scatter"] < 0.6 * blind["zero_point_scatter"]
+    assert abs(blind["zero_point"] - truth) > 0.005
+    del reference["i_flux"]
+    with pytest.raises(BadInput, match="needs i_flux"):
+        calibrate(field.image(), reference=reference, config=term)
+    with pytest.raises(ValueError, match="is no colour term"):
+        CalibrateConfig(photometry={"colour_terms": ("r-i:0.1",)})
+
+
 def test_sources_know_their_footprints(field, calibrated):
     footprints, table = calibrated.footprints, calibrated.source
     np.testing.assert_array_equal(footprints.mask(1), calibrated.visit_image.mask.get("DETECTED"))

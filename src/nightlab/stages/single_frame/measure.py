@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from lsst.images.psfs import PointSpreadFunction
-from pydantic import Field, PositiveInt
+from pydantic import Field, field_validator
 from scipy.spatial import cKDTree
 
 from nightlab.config import Config
@@ -43,7 +43,7 @@ class MeasureConfig(Config):
     min_snr: float = Field(
         default=3.5, ge=0, description="sources whose flux falls below this once deblended are dropped [sigma]"
     )
-    apertures: tuple[PositiveInt, ...] = Field(
+    apertures: tuple[int, ...] = Field(
         default=(3, 6, 9, 12, 17, 25), description="radii of circular apertures [pixel]"
     )
     sinc_limit: float = Field(
@@ -65,6 +65,13 @@ class MeasureConfig(Config):
     extended_excess: float = Field(
         default=0.15, gt=0, description="excess of the moments over the PSF's that makes a source extended (fraction)"
     )
+
+    @field_validator("apertures")
+    @classmethod
+    def _positive(cls, radii: tuple[int, ...]) -> tuple[int, ...]:
+        if any(radius < 1 for radius in radii):
+            raise ValueError(f"radii of apertures are whole pixels from 1, not {radii}")
+        return radii
 
 
 @dataclass(frozen=True, kw_only=True)

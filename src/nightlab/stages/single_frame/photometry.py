@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -10,10 +11,10 @@ from astropy.table import Table
 from lsst.images import Box
 from lsst.images.fields import ChebyshevField
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nightlab.config import Config
-from nightlab.errors import TooFewStars
+from nightlab.errors import BadInput, TooFewStars
 from nightlab.numeric.statistics import robust_width
 from nightlab.stages.single_frame.frame import Bools, Floats
 from nightlab.stages.single_frame.measure import Sources
@@ -37,10 +38,98 @@ class PhotometryConfig(Config):
     )
     min_snr: float = Field(default=20.0, gt=0, description="faintest star in the zero point [sigma]")
     min_stars: int = Field(default=3, ge=1, description="fewer stars are an error")
+    colour_terms: tuple[str, ...] = Field(
+        default=(),
+        description="what brings the reference's magnitudes to the camera's: band:primary-secondary:c0:c1[:c2] with "
+        "m = primary + c0 + c1 colour + c2 colour^2, such as r:r-i:0.01:-0.03",
+    )
     clip: float = Field(default=3.0, gt=0, description="clipping of the zero point [sigma]")
     max_deviation: float = Field(
         default=0.25, gt=0, description="stars farther from the median than this are clipped [mag]"
     )
+
+    @field_validator("colour_terms")
+    @classmethod
+    def _readable(cls, terms: tuple[str, ...]) -> tuple[str, ...]:
+        for term in terms:
+            ColourTerm.read(term)
+        return terms
+
+    def colour_term(self, band: str) -> ColourTerm:
+        """Give the colour term of a band: that of `colour_terms`, or one that changes nothing."""
+        terms = [ColourTerm.read(term) for term in self.colour_terms]
+        return next((term for term in terms if term.band == band), ColourTerm(band=band, primary=band))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourTerm:
+    """Magnitude of a star in the camera's band from magnitudes in the reference's.
+
+    m = primary + c0 + c1 (primary - secondary) + c2 (primary - secondary)^2
+
+    Attributes
+    ----------
+    band
+        Of the camera.
+    primary, secondary
+        Bands of the reference; without `secondary` there is no colour.
+    coefficients
+        c0, c1, c2 [mag, 1, 1/mag].
+    """
+
+    band: str
+    primary: str
+    secondary: str = ""
+    coefficients: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> ColourTerm:
+        """Read ``band:primary-secondary:c0:c1[:c2]``.
+
+        Raises
+        ------
+        ValueError
+            When it is not of that form.
+        """
+        found = _TERM.fullmatch(text.replace(" ", ""))
+        if found is None:
+            raise ValueError(
+                f"{text!r} is no colour term: write band:primary-secondary:c0:c1, such as r:r-i:0.01:-0.03"
+            )
+        band, primary, secondary, numbers = found.groups()
+        return cls(band=band, primary=primary, secondary=secondary,
+                   coefficients=tuple(float(number) for number in numbers.split(":")))  # fmt: skip
+
+    def magnitudes(self, reference: Table) -> Floats | None:
+        """Give (n,) AB magnitudes in the camera's band, NaN where a flux is missing; None without the primary band.
+
+        Raises
+        ------
+        BadInput
+            When the reference has the primary band and not the secondary one.
+        """
+        primary = _magnitudes(reference, self.primary)
+        if primary is None or not self.secondary:
+            return primary
+        secondary = _magnitudes(reference, self.secondary)
+        if secondary is None:
+            raise BadInput(
+                f"the colour term of {self.band} needs {self.secondary}_flux, and the reference has "
+                f"{', '.join(name for name in reference.colnames if name.endswith('_flux'))}",
+                hint="name a band of the reference in `photometry.colour_terms`",
+            )
+        return primary + np.polynomial.polynomial.polyval(primary - secondary, self.coefficients)
+
+
+_TERM = re.compile(r"(\w+):(\w+)-(\w+):((?:[-+.\deE]+:?){1,3})(?<!:)")
+
+
+def _magnitudes(reference: Table, band: str) -> Floats | None:
+    if f"{band}_flux" not in reference.colnames:
+        return None
+    flux = np.asarray(np.ma.filled(reference[f"{band}_flux"], np.nan), dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(AB_NANOJANSKY - 2.5 * np.log10(flux))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +254,8 @@ def zero_point(
 ) -> ZeroPoint | None:
     """Measure the zero point with matched reference stars.
 
-    z = median(m_ref + 2.5 log10 f), clipped at `clip` sigma and `max_deviation`.
+    z = median(m_ref + 2.5 log10 f), clipped at `clip` sigma and `max_deviation`, with m_ref in the camera's band by
+    the colour term there is for it.
 
     Parameters
     ----------
@@ -178,7 +268,7 @@ def zero_point(
     reference
         Reference catalogue.
     band
-        Its fluxes are in column ``<band>_flux`` [nJy].
+        Its fluxes are in column ``<band>_flux`` [nJy], or in those its colour term names.
     config
         Knobs.
 
@@ -192,12 +282,11 @@ def zero_point(
     TooFewStars
         When fewer than `min_stars` matched stars are usable.
     """
-    name = f"{band}_flux"
-    if name not in reference.colnames:
+    truth = config.colour_term(band).magnitudes(reference[rows])
+    if truth is None:
         return None
-    truth = np.asarray(np.ma.filled(reference[name][rows], np.nan), dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = AB_NANOJANSKY - 2.5 * np.log10(truth) + 2.5 * np.log10(flux[source])
+        z = truth + 2.5 * np.log10(flux[source])
     good = (
         np.isfinite(z)
         & ~sources.flags["saturated"][source]
