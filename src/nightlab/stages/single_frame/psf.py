@@ -49,7 +49,9 @@ class PsfConfig(Config):
         default=0.02, ge=0, description="flux of a neighbour inside the stamp that spoils a star (fraction)"
     )
     folds: int = Field(
-        default=5, ge=0, description="parts of the stars that are reserved in turn to test the model; 0 or 1 for no test"
+        default=5,
+        ge=0,
+        description="parts of the stars that are reserved in turn to test the model; 0 or 1 for no test",
     )
 
 
@@ -120,9 +122,10 @@ def gaussian_psf(sigma: float, box: Box) -> PolynomialPsf:
 def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> StarPsf:
     """Find stars on a sky-subtracted frame and model their PSF.
 
-    Every stamp is moved to the pixel grid by Lanczos interpolation and divided by its flux; each pixel of the model
-    is then a polynomial of position, fitted with weights that follow the S/N of the stars (capped) and clipped.
-    Positions and fluxes are improved with the model of the round before.
+    Every stamp is divided by its flux, and what it differs from the model of the round before is moved to the pixel
+    grid by Lanczos interpolation; each pixel of the model is then a polynomial of position, fitted with weights that
+    follow the S/N of the stars (capped) and clipped. Positions and fluxes are improved with the model of the round
+    before.
 
     Parameters
     ----------
