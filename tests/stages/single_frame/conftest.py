@@ -1,3 +1,7 @@
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 from single_frame_scenes import Field
 
@@ -34,3 +38,14 @@ def survey(tmp_path_factory):
         "visits": made.tables["truth_visits"],
         "sources": made.tables["truth_sources"],
     }
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    """The module that reads the frames of Stripe 82 and what the LSST stack made of them."""
+    path = Path(__file__).parents[3] / "benchmarks/single_frame.py"
+    spec = importlib.util.spec_from_file_location("benchmark_single_frame", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

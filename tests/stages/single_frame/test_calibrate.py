@@ -313,7 +313,8 @@ def test_raw_amplifiers_become_a_calibrated_image(survey, from_raw):
     assert measured["zero_point"] == pytest.approx(survey["visits"]["zeroPoint"][0], abs=0.03)
     assert measured["sky_noise_ratio"] == pytest.approx(1.0, abs=0.02)
     assert measured["n_psf_stars"] >= 10
-    assert abs(measured["psf_size_residual"]) < 0.01
+    assert measured["n_psf_stars_reserved"] == measured["n_psf_stars"]
+    assert max(abs(measured[f"psf_{name}_residual_reserved"]) for name in ("size", "e1", "e2")) < 0.01
     assert measured["astrometric_scatter"] < 45
     assert measured["n_cosmic_rays"] >= 2
     truth = survey["sources"]

@@ -1,7 +1,3 @@
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,16 +6,6 @@ from nightlab.numeric.statistics import robust_width
 from nightlab.stages.single_frame import calibrate
 
 pytestmark = pytest.mark.real_data
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    path = Path(__file__).parents[3] / "benchmarks/single_frame.py"
-    spec = importlib.util.spec_from_file_location("benchmark_single_frame", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(("run", "band"), [(4192, "r"), (6377, "z")])

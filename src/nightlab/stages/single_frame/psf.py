@@ -48,6 +48,34 @@ class PsfConfig(Config):
     max_neighbour: float = Field(
         default=0.02, ge=0, description="flux of a neighbour inside the stamp that spoils a star (fraction)"
     )
+    folds: int = Field(
+        default=5,
+        ge=0,
+        description="parts of the stars that are reserved in turn to test the model; 0 or 1 for no test",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarStamps:
+    """Stars cut out of a frame, as they are and as the fit sees them.
+
+    Attributes
+    ----------
+    cutouts
+        (n, k, k) sky-subtracted pixels around the pixel nearest to each star; NaN is no data.
+    dx, dy
+        (n,) place of the star off the centre pixel [pixel].
+    centred
+        (n, k, k) the cut-outs moved to the middle of the centre pixel and divided by the flux.
+    variance
+        (n, k, k) variance of `centred`, that of the sky and of the star; infinite where there are no data.
+    """
+
+    cutouts: Floats
+    dx: Floats
+    dy: Floats
+    centred: Floats
+    variance: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +88,14 @@ class StarPsf:
         The model.
     x, y
         (n,) detector positions of its stars [pixel].
-    size_residual
-        Median of (star - model) / model in Ixx + Iyy over the stars.
+    stamps
+        Their (n, ...) pixels.
     """
 
     psf: PolynomialPsf
     x: Floats
     y: Floats
-    size_residual: float
+    stamps: StarStamps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +122,10 @@ def gaussian_psf(sigma: float, box: Box) -> PolynomialPsf:
 def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> StarPsf:
     """Find stars on a sky-subtracted frame and model their PSF.
 
-    Every stamp is moved to the pixel grid by Lanczos interpolation and divided by its flux; each pixel of the model
-    is then a polynomial of position, fitted with weights that follow the S/N of the stars (capped) and clipped.
-    Positions and fluxes are improved with the model of the round before.
+    Every stamp is divided by its flux, and what it differs from the model of the round before is moved to the pixel
+    grid by Lanczos interpolation; each pixel of the model is then a polynomial of position, fitted with weights that
+    follow the S/N of the stars (capped) and clipped. Positions and fluxes are improved with the model of the round
+    before.
 
     Parameters
     ----------
@@ -126,19 +155,21 @@ def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> 
     good = np.ones(len(x), dtype=bool)
     for _ in range(config.rounds):
         x, y, flux = _recentre(cutouts, model, frame, x, y, xi, yi)
-        data = shift_stamps(np.nan_to_num(cutouts), xi - x, yi - y) / flux[:, None, None]
+        data = _centred(cutouts / flux[:, None, None], model.grids(x + frame.x0, y + frame.y0), x - xi, y - yi)
         variance = np.where(np.isfinite(cutouts), noise, np.inf) / flux[:, None, None] ** 2
         good = _alike(data, model, x + frame.x0, y + frame.y0, variance) & (flux > 0)
         if good.sum() < config.min_stars:
             raise _too_few(int(good.sum()), config)
         order = _affordable_order(int(good.sum()), config)
-        model = _fit_grid(data[good], variance[good], x[good] + frame.x0, y[good] + frame.y0, order, box, config)
-    grids = model.grids(x[good] + frame.x0, y[good] + frame.y0)
-    zero = np.zeros(int(good.sum()))
-    seen, _, _ = adaptive_moments(data[good], zero, zero, guess=stars.sigma)
-    made, _, _ = adaptive_moments(grids, zero, zero, guess=stars.sigma)
-    residual = np.nanmedian((seen[:, 0] + seen[:, 1]) / (made[:, 0] + made[:, 1]) - 1.0)
-    return StarPsf(psf=model, x=x[good] + frame.x0, y=y[good] + frame.y0, size_residual=float(residual))
+        model = fit_grid(data[good], variance[good], x[good] + frame.x0, y[good] + frame.y0, order, box, config)
+    stamps = StarStamps(
+        cutouts=cutouts[good],
+        dx=(x - xi)[good],
+        dy=(y - yi)[good],
+        centred=data[good],
+        variance=variance[good],
+    )
+    return StarPsf(psf=model, x=x[good] + frame.x0, y=y[good] + frame.y0, stamps=stamps)
 
 
 def select_stars(frame: Frame, sky_variance: Floats, config: PsfConfig) -> _Stars:
@@ -239,6 +270,16 @@ def _recentre(
     return x, y, flux
 
 
+def _centred(stars: Floats, grids: Floats, dx: Floats, dy: Floats) -> Floats:
+    """Move stars of flux 1 to the pixel grid: the model of before, and what the stars differ from it, moved there.
+
+    Interpolation is not exact. Moving only the difference makes the model, once moved to a star, equal to the star;
+    pixels without data become those of the model.
+    """
+    difference = np.nan_to_num(stars - shift_stamps(grids, dx, dy))
+    return grids + shift_stamps(difference, -dx, -dy)
+
+
 def _alike(data: Floats, model: PolynomialPsf, x: Floats, y: Floats, variance: Floats) -> Bools:
     """Keep stars whose misfit is like that of the others."""
     if model.order == 0 and len(model.coefficients) == 1 and len(x) < 5:
@@ -251,9 +292,24 @@ def _alike(data: Floats, model: PolynomialPsf, x: Floats, y: Floats, variance: F
     return np.asarray(misfit < typical + 5.0 * np.maximum(spread, 0.1 * typical) + 3.0 * noise)
 
 
-def _fit_grid(
+def fit_grid(
     data: Floats, variance: Floats, x: Floats, y: Floats, order: int, box: Box, config: PsfConfig
 ) -> PolynomialPsf:
+    """Fit each pixel of centred stars with a polynomial of position.
+
+    Parameters
+    ----------
+    data, variance
+        (n, k, k) stars of flux 1 in the middle of their centre pixels, and their variance, infinite for no data.
+    x, y
+        (n,) detector positions [pixel].
+    order
+        Total degree of the polynomials.
+    box
+        Where the model holds.
+    config
+        Knobs.
+    """
     n, side, _ = data.shape
     design = np.stack([(x / UNIT) ** i * (y / UNIT) ** j for i, j in polynomial_powers(order)], axis=1)
     values, noise = data.reshape(n, -1), variance.reshape(n, -1)

@@ -29,6 +29,7 @@ from nightlab.stages.single_frame.measure import Psf, Sources, measure
 from nightlab.stages.single_frame.metrics import METRICS
 from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint, aperture_corrections, zero_point
 from nightlab.stages.single_frame.psf import StarPsf, fit_psf, gaussian_psf
+from nightlab.stages.single_frame.psf_validation import reserve_stars
 
 DEFAULTS = CalibrateConfig()
 CLIPPED_GAUSSIAN = 1.0137  # standard deviation of a Gaussian over that of its part within 3 sigma
@@ -172,6 +173,7 @@ def calibrate(
     )
     values = _values(frame, psf, stars, sky, sources, astrometry, zero, projection, box, raw)
     values |= {"n_cosmic_rays": n_cosmic_rays, "n_footprints": len(footprints), **blank.metrics()}
+    values |= {} if stars is None else reserve_stars(stars, config.psf).summary()
     if correction.n_stars:
         middle = correction.at(np.array([box.x.center]), np.array([box.y.center]))
         values |= {"aperture_correction": float(middle[0]), "aperture_correction_scatter": correction.scatter}
@@ -356,7 +358,6 @@ def _values(
         "psf_sigma": sigma,
         "psf_fwhm": 2.35482 * sigma * pixel_scale(projection, box.x.center, box.y.center),
         "n_psf_stars": 0 if stars is None else stars.x.size,
-        "psf_size_residual": None if stars is None else stars.size_residual,
         "sky_level": sky.level,
         "sky_noise": sky.noise,
         "sky_noise_ratio": sky.noise_ratio,
