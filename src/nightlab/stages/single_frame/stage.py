@@ -18,7 +18,7 @@ from nightlab.numeric.photometry import grow
 from nightlab.report import report
 from nightlab.stages.single_frame import outputs
 from nightlab.stages.single_frame.astrometry import Astrometry, calibrate_astrometry
-from nightlab.stages.single_frame.background import render, sky_field
+from nightlab.stages.single_frame.background import extended_sources, render, sky_field
 from nightlab.stages.single_frame.config import CalibrateConfig
 from nightlab.stages.single_frame.cosmic_rays import remove_cosmic_rays
 from nightlab.stages.single_frame.detect import Peaks, find_peaks, significance, trim_kernel
@@ -218,10 +218,13 @@ def _subtract_sky(frame: Frame, kernel: Floats, sigma: float, box: Box, config: 
     variance = np.full(frame.shape, np.median(frame.variance[open_sky]))
     seen = significance(first, frame.usable, variance, kernel)
     # the variance plane is not trusted yet: the threshold is in units of what is seen
-    covered = grow(seen > settings.mask_threshold * _noise(seen[open_sky]), settings.mask_grow * sigma)
+    covered = grow(np.abs(seen) > settings.mask_threshold * _noise(seen[open_sky]), settings.mask_grow * sigma)
     dark = open_sky & ~covered
     if dark.sum() < 0.02 * dark.size:  # a field full of sources: clipping must do
         dark = open_sky
+    wide = extended_sources(frame.pixels, dark, settings)
+    if (dark & ~wide).sum() > 0.1 * dark.size:
+        dark &= ~wide
     field = sky_field(frame.pixels, dark, box, settings, frame.unit)
     model = render(field, frame)
     sky_variance = render(sky_field(frame.variance, dark, box, settings, None), frame)
