@@ -34,6 +34,9 @@ class CosmicRayConfig(Config):
         default=6, ge=0, description="rounds of looking for contaminated neighbours at half the threshold"
     )
     max_pixels: int = Field(default=1_000_000, gt=0, description="more contaminated pixels than this are an error")
+    max_fraction: float = Field(
+        default=0.1, gt=0, le=1, description="a larger part of the pixels contaminated is an error as well"
+    )
 
 
 def remove_cosmic_rays(frame: Frame, psf: Floats, config: CosmicRayConfig) -> tuple[Frame, int]:
@@ -61,7 +64,7 @@ def remove_cosmic_rays(frame: Frame, psf: Floats, config: CosmicRayConfig) -> tu
     Raises
     ------
     BadInput
-        When more than `max_pixels` pixels are hit.
+        When more than `max_pixels` pixels, or more than `max_fraction` of them, are hit.
     """
     if not config.enabled or ("COSMIC_RAY" in frame.planes and not config.redo):
         known = frame.planes.get("COSMIC_RAY")
@@ -90,12 +93,13 @@ def remove_cosmic_rays(frame: Frame, psf: Floats, config: CosmicRayConfig) -> tu
             break
         hit |= more
         pixels = interpolate_pixels(frame.pixels, hit)
-    if hit.sum() > config.max_pixels:
+    most = min(config.max_pixels, int(config.max_fraction * hit.size))
+    if hit.sum() > most:
         raise BadInput(
-            f"{int(hit.sum())} pixels look like cosmic rays, more than {config.max_pixels}",
-            hint="check gain and variance, or switch `cosmic_rays.enabled` off",
+            f"{int(hit.sum())} pixels look like cosmic rays, more than {most}",
+            hint="check gain, variance and PSF, or switch `cosmic_rays.enabled` off",
             found=int(hit.sum()),
-            needed=config.max_pixels,
+            needed=most,
         )
     frame = replace(frame, pixels=pixels).with_planes(COSMIC_RAY=hit, INTERPOLATED=hit)
     return frame, int(label(hit, np.ones((3, 3)))[1])
