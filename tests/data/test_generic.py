@@ -141,6 +141,17 @@ def test_big_endian_integers_and_idle_axes_are_read(tmp_path):
     np.testing.assert_array_equal(read_generic(path).image.array, cube[0].astype(np.float32))
 
 
+def test_the_largest_integer_is_saturated(tmp_path):
+    counts = np.full((20, 30), 500, np.uint16)
+    counts[4:7, 5:8], counts[10, 10] = 65_535, 65_534
+    for name, array in (("integers", counts), ("floats", counts.astype(np.float32))):
+        fits.PrimaryHDU(array, header()).writeto(tmp_path / f"{name}.fits")
+    image = read_generic(tmp_path / "integers.fits")
+    assert image.mask.get("SATURATED")[4:7, 5:8].all()
+    assert image.mask.get("SATURATED").sum() == 9
+    assert not read_generic(tmp_path / "floats.fits").mask.get("SATURATED").any()
+
+
 def test_refusals_name_the_file_and_say_what_to_do(tmp_path, pixels):
     path = tmp_path / "image.fits"
     with pytest.raises(MissingData, match=r"image\.fits is missing"):

@@ -208,7 +208,7 @@ def exposure_time(image: VisitImage) -> float:
 
 
 def midpoint_mjd_tai(image: VisitImage) -> float:
-    """Give the middle of the exposure, TAI [d]."""
+    """Give the middle of the exposure, TAI [d]; its begin when nobody knows how long it was."""
     info = image.obs_info
-    begin, end = info.datetime_begin.tai.mjd, info.datetime_end.tai.mjd
-    return float(0.5 * (begin + end))
+    begin, end = float(info.datetime_begin.tai.mjd), float(info.datetime_end.tai.mjd)
+    return 0.5 * (begin + end) if np.isfinite(end) else begin

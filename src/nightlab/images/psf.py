@@ -16,7 +16,7 @@ from lsst.images import Box
 from lsst.images.psfs import GaussianPointSpreadFunction, PiffWrapper, PointSpreadFunction
 from numpy.typing import ArrayLike, NDArray
 
-from nightlab.errors import BadInput
+from nightlab.errors import BadInput, NoPsf
 from nightlab.numeric.photometry import resized_stamps
 
 Floats = NDArray[np.float64]
@@ -189,10 +189,24 @@ def effective_area(stamps: Floats) -> Floats:
 
 
 def psf_sigma(psf: PointSpreadFunction | PolynomialPsf, x: float, y: float) -> float:
-    """Give the determinant radius of the PSF at one place, from adaptive (Gaussian-matched) moments [pixel]."""
+    """Give the determinant radius of the PSF at one place, from adaptive (Gaussian-matched) moments [pixel].
+
+    Raises
+    ------
+    NoPsf
+        When the model has no such moments there: it is narrower than a pixel, empty, or no number.
+    """
     import galsim
 
     stamp = psf_stamps(psf, [x], [y], centred=True)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(galsim.hsm.FindAdaptiveMom(galsim.Image(np.ascontiguousarray(stamp))).moments_sigma)
+        try:
+            return float(galsim.hsm.FindAdaptiveMom(galsim.Image(np.ascontiguousarray(stamp))).moments_sigma)
+        except galsim.errors.GalSimError as error:
+            raise NoPsf(
+                f"the PSF at x {x:.0f}, y {y:.0f} has no width: {str(error).strip()}",
+                hint="supply the PSF of this image, or have it fitted with `psf.refit`",
+                x=float(x),
+                y=float(y),
+            ) from error

@@ -3,6 +3,7 @@
 import numpy as np
 from astropy.table import Table
 from lsst.images import Box, DetectorFrame
+from scipy.special import gamma, gammainc, gammaincinv
 
 from nightlab.images.build import observation, visit_image
 from nightlab.images.camera import make_detector
@@ -20,6 +21,36 @@ def moffat(side, fwhm, x=0.0, y=0.0, beta=3.5, e=0.0):
     fine = (1 + q / scale**2) ** -beta
     stamp = fine.reshape(side, sub, side, sub).mean(axis=(1, 3))
     return stamp / stamp.sum()
+
+
+class Sersic:
+    """A round galaxy whose surface brightness and enclosed flux are known in closed form."""
+
+    def __init__(self, *, x, y, flux, half_light_radius, n):
+        self.x, self.y, self.flux, self.radius, self.n = x, y, flux, half_light_radius, n
+        self.b = gammaincinv(2 * n, 0.5)
+
+    def inside(self, radius):
+        """Give the flux inside a radius [pixel]."""
+        return self.flux * gammainc(2 * self.n, self.b * (radius / self.radius) ** (1 / self.n))
+
+    def distance(self, shape):
+        y, x = np.indices(shape)
+        return np.hypot(x - self.x, y - self.y)
+
+    def draw(self, shape, core=12, sub=21):
+        """Sample pixel centres, and the pixels of the core more finely."""
+        image = self._brightness(self.distance(shape))
+        y, x = round(self.y), round(self.x)
+        steps = (np.arange((2 * core + 1) * sub) + 0.5) / sub - 0.5 - core
+        fine = self._brightness(np.hypot(steps[None, :] + x - self.x, steps[:, None] + y - self.y))
+        mean = fine.reshape(2 * core + 1, sub, 2 * core + 1, sub).mean(axis=(1, 3))
+        image[y - core : y + core + 1, x - core : x + core + 1] = mean
+        return image
+
+    def _brightness(self, r):
+        total = 2 * np.pi * self.n * self.radius**2 * self.b ** (-2 * self.n) * gamma(2 * self.n)
+        return self.flux / total * np.exp(-self.b * (r / self.radius) ** (1 / self.n))
 
 
 class Field:

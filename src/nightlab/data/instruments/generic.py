@@ -41,9 +41,13 @@ UNITS = {"adu": u.adu, "dn": u.adu, "count": u.adu, "counts": u.adu, "adus": u.a
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Opened:
-    """What was read from a file: pixels, header of primary and image HDU together, and named companions."""
+    """What was read from a file: pixels, header of primary and image HDU together, and named companions.
+
+    No pixel can be higher than `ceiling`, infinite unless they are integers.
+    """
 
     pixels: Pixels
+    ceiling: float
     header: Mapping[str, Any]
     wcs: WCS
     companions: Mapping[str, NDArray]
@@ -77,7 +81,8 @@ def read_generic(
     Returns
     -------
     VisitImage
-        In the unit the header names, else adu. Pixels that are not finite are ``NO_DATA``.
+        In the unit the header names, else adu. Pixels that are not finite are ``NO_DATA``; those that reach the
+        header's saturation level, or the largest number the file can hold, are ``SATURATED``.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def read_generic(
     planes = {
         "BAD": _bad(opened, mask),
         "NO_DATA": ~np.isfinite(pixels) | no_weight,
-        "SATURATED": pixels >= saturation if np.isfinite(saturation) else np.zeros(pixels.shape, bool),
+        "SATURATED": pixels >= (min(saturation, opened.ceiling) if np.isfinite(saturation) else opened.ceiling),
     }
     scale = pixel_scale(projection, bbox.x.center, bbox.y.center)
     return visit_image(
@@ -136,6 +141,7 @@ def _open(path: Path) -> _Opened:
         if not images:
             raise BadInput(f"{path} holds no two-dimensional image", hint="name the right file", path=str(path))
         hdu = images[0]
+        ceiling = float(np.iinfo(hdu.data.dtype).max) if hdu.data.dtype.kind in "iu" else np.inf
         pixels = np.asarray(hdu.data, dtype=np.float32)
         pixels = pixels.reshape(pixels.shape[-2:])
         companions = {
@@ -152,7 +158,7 @@ def _open(path: Path) -> _Opened:
             hint="solve its astrometry first, for instance with astrometry.net",
             path=str(path),
         )
-    return _Opened(pixels=pixels, header=header, wcs=wcs.celestial, companions=companions)
+    return _Opened(pixels=pixels, ceiling=ceiling, header=header, wcs=wcs.celestial, companions=companions)
 
 
 def _is_plane(shape: tuple[int, ...]) -> bool:

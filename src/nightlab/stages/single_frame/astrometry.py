@@ -53,6 +53,11 @@ class AstrometryConfig(Config):
     matches_per_term: float = Field(
         default=6.0, ge=1, description="matches needed per polynomial term, else the order is lowered"
     )
+    max_corner_error: float = Field(
+        default=0.3,
+        gt=0,
+        description="a correction less certain than this at a corner of the detector gets a lower degree [arcsec]",
+    )
     error_floor: float = Field(
         default=0.02, ge=0, description="added in quadrature to centroid errors for weights [arcsec]"
     )
@@ -74,6 +79,9 @@ class Astrometry:
         (n, 2) source minus reference along ra cos(dec) and dec [arcsec].
     shift
         Pointing error that was found [arcsec].
+    corner_error
+        Error of the projection at the worst corner of the detector, from the scatter and the places of the matches
+        [arcsec].
     """
 
     projection: SkyProjection
@@ -82,6 +90,7 @@ class Astrometry:
     used: Bools
     residual: Floats
     shift: float
+    corner_error: float
 
 
 def reference_positions(reference: Table, mjd_tai: float) -> tuple[Floats, Floats]:
@@ -182,6 +191,7 @@ def calibrate_astrometry(
         reference=rows,
         used=found.used,
         residual=np.stack([east, sky[1] - dec[rows]], axis=1) * 3600.0,
+        corner_error=found.fit.corner_error * scale,
         shift=float(separation(*pixel_to_radec(nominal, *middle), *pixel_to_radec(projection, *middle))[0]),
     )
 
@@ -220,6 +230,8 @@ class _Correction:
     y: Floats
     centre: tuple[float, float]
     span: float
+    corners: Floats  # (4, 2) of the detector, from `centre` in units of `span`
+    max_corner_error: float  # pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +240,7 @@ class _Polynomial:
     powers: list[tuple[int, int]]
     centre: tuple[float, float]
     span: float
+    corner_error: float  # pixel
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
         u, v = (x - self.centre[0]) / self.span, (y - self.centre[1]) / self.span
@@ -301,7 +314,15 @@ def _solve(
     if brightness is not None:
         rank = np.argsort(-np.nan_to_num(brightness[rows]), kind="stable")
     px, py = point(field, rx, ry, rank, config)
-    start = _Correction(x=px - field.x, y=py - field.y, centre=field.centre, span=max(field.box.shape) / 2.0)
+    span = max(field.box.shape) / 2.0
+    start = _Correction(
+        x=px - field.x,
+        y=py - field.y,
+        centre=field.centre,
+        span=span,
+        corners=np.array([(x, y) for x in (-1, 1) for y in (-1, 1)]) * 0.5 * np.array(field.box.shape[::-1]) / span,
+        max_corner_error=config.max_corner_error / field.scale,
+    )
     i, j, used, fit = _match_and_fit(field.x, field.y, rx, ry, field.weight, start, field.scale, config)
     shift = fit(field.x[i], field.y[i])
     miss = np.hypot(field.x[i] + shift[:, 0] - rx[j], field.y[i] + shift[:, 1] - ry[j])
@@ -438,15 +459,38 @@ def _mutual(x: Floats, y: Floats, rx: Floats, ry: Floats, radius: float) -> tupl
 def _fit_polynomial(
     x: Floats, y: Floats, target: Floats, weight: Floats, start: _Correction, config: AstrometryConfig
 ) -> _Polynomial:
+    """Fit a polynomial of the highest degree that the number of matches allows and that holds up to the corners."""
     order = config.order
     while order > 0 and x.size < config.matches_per_term * (order + 1) * (order + 2) / 2:
         order -= 1
+    fit = _polynomial(x, y, target, weight, start, order)
+    while order > 0 and not fit.corner_error <= start.max_corner_error:
+        order -= 1
+        fit = _polynomial(x, y, target, weight, start, order)
+    return fit
+
+
+def _polynomial(x: Floats, y: Floats, target: Floats, weight: Floats, start: _Correction, order: int) -> _Polynomial:
     powers = [(n - k, k) for n in range(order + 1) for k in range(n + 1)]
-    u, v = (x - start.centre[0]) / start.span, (y - start.centre[1]) / start.span
-    design = np.stack([u**a * v**b for a, b in powers], axis=1)
+
+    def terms(u: Floats, v: Floats) -> Floats:
+        return np.stack([u**a * v**b for a, b in powers], axis=1)
+
+    design = terms((x - start.centre[0]) / start.span, (y - start.centre[1]) / start.span)
     root = np.sqrt(weight)[:, None]
     coefficients = np.linalg.lstsq(design * root, target * root, rcond=None)[0]
-    return _Polynomial(coefficients=coefficients, powers=powers, centre=start.centre, span=start.span)
+    pull = (target - design @ coefficients) * root
+    spread = (pull**2).sum(axis=0) / max(x.size - len(powers), 1)
+    # matches in one part of the detector say little about the others
+    corners = terms(start.corners[:, 0], start.corners[:, 1])
+    leverage = np.einsum("ct,tu,cu->c", corners, np.linalg.pinv((design * root).T @ (design * root)), corners)
+    return _Polynomial(
+        coefficients=coefficients,
+        powers=powers,
+        centre=start.centre,
+        span=start.span,
+        corner_error=float(np.sqrt(spread.max() * leverage.max())),
+    )
 
 
 def _compose(nominal: SkyProjection, correction: _Polynomial, box: Box) -> SkyProjection:

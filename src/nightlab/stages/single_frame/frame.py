@@ -8,6 +8,7 @@ import astropy.units as u
 import numpy as np
 from lsst.images import VisitImage
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, find_objects, label
 
 from nightlab.errors import AllMasked
 
@@ -15,6 +16,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 UNUSABLE = ("BAD", "NO_DATA", "UNMASKED_NAN")
+MAX_BELOW = 100.0  # errors below zero that light cannot be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +74,16 @@ class Frame:
 def corrected_frame(image: VisitImage) -> Frame:
     """Take over a frame that arrives free of its instrument's signature.
 
-    Pixels that are not finite, or whose variance is not positive, become NO_DATA.
+    Pixels that are not finite, or whose variance is not positive, become NO_DATA. What an integer too small for the
+    light has wrapped around is marked: pixels below zero by more than 100 errors are BAD, and holes of saturated
+    regions are SATURATED.
     """
     pixels = np.array(image.image.array, dtype=np.float64)
     variance = np.array(image.variance.array, dtype=np.float64)
     planes = {name: image.mask.get(name) for name in sorted(image.mask.schema.names)}
+    with np.errstate(invalid="ignore"):
+        planes["BAD"] = planes.get("BAD", False) | (pixels < -MAX_BELOW * np.sqrt(np.maximum(variance, 0.0)))
+    planes["SATURATED"] = without_gaps(planes.get("SATURATED", np.zeros(pixels.shape, dtype=bool)))
     frame = Frame(
         pixels=pixels,
         variance=variance,
@@ -87,6 +94,16 @@ def corrected_frame(image: VisitImage) -> Frame:
         gain=_gain(image),
     )
     return without_holes(frame)
+
+
+def without_gaps(saturated: Bools) -> Bools:
+    """Fill the holes of saturated regions (ny, nx): the core of a star can have run over and read as little."""
+    regions, n = label(saturated)
+    out = saturated.copy()
+    for here in find_objects(regions) if n else ():
+        if min(part.stop - part.start for part in here) > 2:
+            out[here] |= binary_fill_holes(regions[here] > 0)
+    return out
 
 
 def without_holes(frame: Frame) -> Frame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import astropy.units as u
 import numpy as np
@@ -12,7 +13,6 @@ from lsst.images import Box, Image, Interval, VisitImage
 from lsst.images.cameras import Amplifier, AmplifierCalibrations, AmplifierRawGeometry
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.ndimage import binary_fill_holes, find_objects, label
 
 from nightlab.config import Config
 from nightlab.errors import BadInput, ShapeError
@@ -21,7 +21,7 @@ from nightlab.numeric.photometry import grow
 from nightlab.numeric.statistics import robust_width
 from nightlab.stages.single_frame.brighter_fatter import remove_brighter_fatter
 from nightlab.stages.single_frame.crosstalk import crosstalk_matrices, remove_crosstalk
-from nightlab.stages.single_frame.frame import Bools, Floats, Frame, without_holes
+from nightlab.stages.single_frame.frame import Bools, Floats, Frame, without_gaps, without_holes
 from nightlab.stages.single_frame.linearity import linearize
 from nightlab.stages.single_frame.overscan import OverscanConfig, ParallelOverscanConfig, overscan_level
 
@@ -153,8 +153,8 @@ def remove_signature(raw: VisitImage, calibrations: Calibrations, config: IsrCon
     Raises
     ------
     BadInput
-        When an amplifier lacks geometry, gain or read noise, two amplifiers have the same pixels, a dark is given and
-        the exposure time is unknown, or a table does not fit the detector.
+        When an amplifier lacks geometry, gain or read noise, two amplifiers have the same pixels (mirrored or not), a
+        dark is given and the exposure time is unknown, or a table does not fit the detector.
     ShapeError
         When a calibration frame does not cover the assembled detector.
     """
@@ -224,7 +224,7 @@ def assemble(raw: VisitImage, config: IsrConfig, crosstalk: Table | None = None)
         planes["BAD"][here] = reading.dead or reading.noise > config.max_read_noise
         planes["BAD"][here] |= reading.mirrored(reading.light) * levels.gain < -config.max_below * levels.read_noise
         planes["UNMASKED_NAN"][here] = ~np.isfinite(full)
-    planes["SATURATED"] = grow(_filled(planes["SATURATED"]), config.saturation_grow)
+    planes["SATURATED"] = grow(without_gaps(planes["SATURATED"]), config.saturation_grow)
     return Assembled(pixels=pixels, noise=noise, gain=gain, planes=planes)
 
 
@@ -346,19 +346,28 @@ def _noise(overscan: Floats) -> float:
 
 
 def _check_distinct(readings: Sequence[_Reading]) -> None:
-    """Two amplifiers never read the same noise."""
-    seen: dict[bytes, str] = {}
-    for reading in readings:
-        if reading.constant:
-            continue
-        name = reading.amplifier.name
-        first = seen.setdefault(np.ascontiguousarray(reading.full).tobytes(), name)
-        if first != name:
+    """Two amplifiers never read the same noise, in whatever direction."""
+    alive = [reading for reading in readings if not reading.constant]
+    for first, second in combinations(alive, 2):
+        flips = [flip for flip in _FLIPS if _same(first.full, second.full[flip])]
+        if flips:
+            names = first.amplifier.name, second.amplifier.name
+            turned = "" if flips[0] == _FLIPS[0] else ", mirrored"
             raise BadInput(
-                f"the amplifiers {first} and {name} have the same pixels",
+                f"the amplifiers {names[0]} and {names[1]} have the same pixels{turned}",
                 hint="the file, or the geometry that says where they are, has one of them twice",
-                amplifiers=(first, name),
+                amplifiers=names,
             )
+
+
+_FLIPS = [(slice(None, None, y), slice(None, None, x)) for y in (1, -1) for x in (1, -1)]
+
+
+def _same(one: Floats, other: Floats) -> bool:
+    """Compare two sections, their first rows before the rest."""
+    return one.shape == other.shape and all(
+        np.array_equal(one[rows], other[rows], equal_nan=True) for rows in (slice(0, 1), slice(None))
+    )
 
 
 def _ghosted(light: Sequence[Floats], pairs: Bools, threshold: float) -> list[Bools]:
@@ -366,16 +375,6 @@ def _ghosted(light: Sequence[Floats], pairs: Bools, threshold: float) -> list[Bo
     if not bright.any():
         return [np.zeros(each.shape, bool) for each in light]
     return [bright[row].any(axis=0) for row in pairs]
-
-
-def _filled(saturated: Bools) -> Bools:
-    """Fill the holes of saturated regions."""
-    regions, n = label(saturated)
-    out = saturated.copy()
-    for here in find_objects(regions) if n else ():
-        if min(part.stop - part.start for part in here) > 2:
-            out[here] |= binary_fill_holes(regions[here] > 0)
-    return out
 
 
 def exposed(raw: VisitImage) -> float:

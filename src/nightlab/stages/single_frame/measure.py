@@ -212,7 +212,8 @@ def _fit_positions(
         new_y = start_y + np.clip(y + dy - start_y, -config.max_shift, config.max_shift)
         step = np.hypot(new_x - x, new_y - y)
         x, y = new_x, new_y
-    stuck = np.maximum(np.abs(x - start_x), np.abs(y - start_y)) >= config.max_shift
+    # a little less than the limit: adding it to a position and taking it off again need not give it back
+    stuck = np.maximum(np.abs(x - start_x), np.abs(y - start_y)) > (1.0 - 1e-6) * config.max_shift
     return _Fit(x=x, y=y, flux=flux, moving=step > 0.1, stuck=stuck | ~np.isfinite(flux) | (flux <= 0))
 
 

@@ -19,7 +19,8 @@ from nightlab.numeric.photometry import grow
 from nightlab.report import report
 from nightlab.stages.single_frame import outputs
 from nightlab.stages.single_frame.astrometry import Astrometry, calibrate_astrometry
-from nightlab.stages.single_frame.background import render, sky_field
+from nightlab.stages.single_frame.background import extended_sources, render, sky_field
+from nightlab.stages.single_frame.checks import check_sources, n_dead_amplifiers
 from nightlab.stages.single_frame.config import CalibrateConfig
 from nightlab.stages.single_frame.cosmic_rays import remove_cosmic_rays
 from nightlab.stages.single_frame.detect import Peaks, SkySources, find_peaks, significance, sky_sources, trim_kernel
@@ -126,9 +127,10 @@ def calibrate(
     AllMasked
         When no pixel is usable.
     BadInput
-        When the variance plane is off by more than `max_noise_ratio`, or cosmic rays are everywhere.
+        When the variance plane is off by more than `max_noise_ratio`, cosmic rays are everywhere, no position settles,
+        or a raw detector is not what its description says (see `nightlab.stages.single_frame.isr`).
     NoPsf
-        When no PSF was supplied and too few stars are there to fit one.
+        When no PSF was supplied and too few stars are there to fit one; when none of its stars is found again.
     NoOverlap
         When the reference does not cover the detector.
     TooFewStars
@@ -143,6 +145,7 @@ def calibrate(
     frame, sky = _subtract_sky(frame, kernel, sigma, box, config)
     frame, sky, peaks, footprints, blank = _detect(frame, sky, kernel, sigma, box, visit_of(raw), config)
     sources = measure(frame, peaks, psf, sigma, config.measure)
+    n_matched = check_sources(sources, None if stars is None else (stars.x, stars.y))
     corrections = aperture_corrections(sources, box, config.photometry)
     correction = corrections["psf"]
     astrometry = _astrometry(sources, reference, raw, box, config)
@@ -172,11 +175,9 @@ def calibrate(
         astrometry_used=np.empty(0, np.int64) if astrometry is None else astrometry.source[astrometry.used],
     )
     values = _values(frame, psf, stars, sky, sources, astrometry, zero, projection, box, raw)
-    values |= {"n_cosmic_rays": n_cosmic_rays, "n_footprints": len(footprints), **blank.metrics()}
+    values |= {"n_cosmic_rays": n_cosmic_rays, "n_psf_stars_matched": n_matched, "n_footprints": len(footprints)}
+    values |= blank.metrics() | _correction_values(correction, box)
     values |= {} if stars is None else reserve_stars(stars, config.psf).summary()
-    if correction.n_stars:
-        middle = correction.at(np.array([box.x.center]), np.array([box.y.center]))
-        values |= {"aperture_correction": float(middle[0]), "aperture_correction_scatter": correction.scatter}
     image = outputs.with_summary(image, outputs.summary(raw, image, projection, box, psf, values))
     metrics = report(
         METRICS, values, room="single_frame", visit=visit_of(raw), detector=int(raw.detector.id), band=raw.band
@@ -226,10 +227,14 @@ def _subtract_sky(frame: Frame, kernel: Floats, sigma: float, box: Box, config: 
     variance = np.full(frame.shape, np.median(frame.variance[open_sky]))
     seen = significance(first, frame.usable, variance, kernel)
     # the variance plane is not trusted yet: the threshold is in units of what is seen
-    covered = grow(seen > settings.mask_threshold * _noise(seen[open_sky]), settings.mask_grow * sigma)
+    covered = grow(np.abs(seen) > settings.mask_threshold * _noise(seen[open_sky]), settings.mask_grow * sigma)
     dark = open_sky & ~covered
-    if dark.sum() < 0.02 * dark.size:  # a field full of sources: clipping must do
+    enough = settings.min_fraction * open_sky.sum()
+    if dark.sum() < enough:  # a field full of sources: clipping must do
         dark = open_sky
+    wide = extended_sources(frame.pixels, dark, settings)
+    if (dark & ~wide).sum() >= enough:
+        dark &= ~wide
     field = sky_field(frame.pixels, dark, box, settings, frame.unit)
     model = render(field, frame)
     sky_variance = render(sky_field(frame.variance, dark, box, settings, None), frame)
@@ -337,6 +342,14 @@ def _zero_point(
     )
 
 
+def _correction_values(correction: ApertureCorrection, box: Box) -> dict[str, float | None]:
+    values: dict[str, float | None] = {"n_aperture_correction_stars": correction.n_stars}
+    if correction.n_stars:
+        middle = correction.at(np.array([box.x.center]), np.array([box.y.center]))
+        values |= {"aperture_correction": float(middle[0]), "aperture_correction_scatter": correction.scatter}
+    return values
+
+
 def _values(
     frame: Frame,
     psf: Psf,
@@ -368,6 +381,8 @@ def _values(
         "n_photometric_stars": zero.source.size if measured else None,
         "m5": zero.magnitude - 2.5 * np.log10(5.0 * sky.noise * np.sqrt(area)),
         "saturated_fraction": float(frame.flagged("SATURATED").mean()),
+        "n_dead_amplifiers": n_dead_amplifiers(frame, raw.detector.amplifiers),
+        "flagged_centroids": float(sources.centroid_flag.mean()) if sources.x.size else None,
     }
     if astrometry is not None:
         bright = sources.snr[astrometry.source] > 20
@@ -375,6 +390,7 @@ def _values(
         values |= {
             "astrometric_scatter": 1e3 * float(np.mean(1.4826 * np.median(np.abs(miss - np.median(miss, 0)), axis=0))),
             "pointing_error": astrometry.shift,
+            "astrometric_corner_error": 1e3 * astrometry.corner_error,
             "n_astrometric_matches": astrometry.source.size,
         }
     return values
