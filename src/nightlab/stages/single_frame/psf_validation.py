@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from nightlab.images.psf import effective_area, polynomial_powers, shift_stamps
 from nightlab.numeric.moments import adaptive_moments
-from nightlab.stages.single_frame.frame import Floats, Ints
+from nightlab.stages.single_frame.frame import Bools, Floats, Ints
 from nightlab.stages.single_frame.psf import PsfConfig, StarPsf, fit_grid
 
 
@@ -34,6 +35,15 @@ class ReservedStars:
     size: Floats
     e1: Floats
     e2: Floats
+
+    @classmethod
+    def joined(cls, parts: Sequence[ReservedStars]) -> ReservedStars:
+        """Put the stars of several frames together."""
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def where(self, chosen: Bools) -> ReservedStars:
+        """Give those of the (n,) stars that are `chosen`."""
+        return replace(self, **{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     def summary(self) -> dict[str, float]:
         """Give means over the stars and their standard errors, under the names of the stage's metrics."""
