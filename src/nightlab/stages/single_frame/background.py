@@ -39,7 +39,7 @@ class BackgroundConfig(Config):
         default=16, gt=0, description="side of the blocks whose means show extended sources [pixel]"
     )
     extended_threshold: float = Field(
-        default=2.5, gt=0, description="height of smoothed block means above a smooth sky that is masked [sigma]"
+        default=4.0, gt=0, description="height of smoothed block means above a smooth sky that is masked [sigma]"
     )
     extended_grow: float = Field(default=2.0, ge=0, description="growth of that mask [block]")
 
