@@ -108,3 +108,65 @@ def _weighted_sums(
             syy += w * v * v
             sxy += w * u * v
     return s0, sx, sy, sxx, syy, sxy
+
+
+@njit(cache=True)
+def moment_errors(variance: Floats, centres: Floats, moments: Floats, flux: Floats) -> Floats:
+    """Propagate pixel noise into adaptive moments.
+
+    Adaptive moments are those of the elliptical Gaussian that fits the pixels best, all pixels weighted alike
+    (Bernstein & Jarvis 2002, AJ 123, 583). With D the derivatives of that Gaussian by its flux, place and moments, the
+    covariance is N^-1 (sum D V D) N^-1 with N = sum(D D).
+
+    Parameters
+    ----------
+    variance
+        (n, k, k) variance; NaN is no data.
+    centres
+        (n, 2) x and y off the centre pixel [pixel].
+    moments
+        (n, 3) Ixx, Iyy, Ixy [pixel^2].
+    flux
+        (n,) flux of the Gaussian.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, 3) errors of Ixx, Iyy, Ixy [pixel^2]; NaN where the moments are, or there is no flux or no data.
+    """
+    n, side, _ = variance.shape
+    half = side // 2
+    errors = np.full((n, 3), np.nan)
+    d = np.empty(6)
+    for k in range(n):
+        xx, yy, xy = moments[k]
+        det = xx * yy - xy * xy
+        if not (det > 0.0 and flux[k] > 0.0):
+            continue
+        normal, noise = np.zeros((6, 6)), np.zeros((6, 6))
+        for a in range(side):
+            v = a - half - centres[k, 1]
+            for b in range(side):
+                u = b - half - centres[k, 0]
+                # M^-1 r, whose parts are all that the derivatives need
+                p, q = (yy * u - xy * v) / det, (xx * v - xy * u) / det
+                rho = u * p + v * q
+                if rho > 40.0 or not np.isfinite(variance[k, a, b]):
+                    continue
+                g = np.exp(-0.5 * rho) / (2.0 * np.pi * np.sqrt(det))
+                d[0] = flux[k] * g  # by the logarithm of the flux, so that all are of one scale
+                d[1], d[2] = flux[k] * g * p, flux[k] * g * q
+                d[3] = 0.5 * flux[k] * g * (p * p - yy / det)
+                d[4] = 0.5 * flux[k] * g * (q * q - xx / det)
+                d[5] = flux[k] * g * (p * q + xy / det)
+                for i in range(6):
+                    for j in range(6):
+                        normal[i, j] += d[i] * d[j]
+                        noise[i, j] += d[i] * d[j] * variance[k, a, b]
+        if not np.linalg.cond(normal) < 1e12:
+            continue
+        inverse = np.linalg.inv(normal)
+        covariance = inverse @ noise @ inverse
+        for i in range(3):
+            errors[k, i] = np.sqrt(covariance[3 + i, 3 + i])
+    return errors

@@ -48,7 +48,7 @@ class AstrometryConfig(Config):
     min_matches: int = Field(default=6, ge=3, description="fewer matches than this are an error")
     clip: float = Field(default=3.0, gt=0, description="clipping of the fit [sigma]")
     order: int = Field(
-        default=2, ge=0, le=3, description="degree of the correction to the projection, when there are matches enough"
+        default=2, ge=0, le=7, description="degree of the correction to the projection, when there are matches enough"
     )
     matches_per_term: float = Field(
         default=6.0, ge=1, description="matches needed per polynomial term, else the order is lowered"
@@ -503,4 +503,5 @@ def _compose(nominal: SkyProjection, correction: _Polynomial, box: Box) -> SkyPr
     )
     shift = correction(x, y)
     ra, dec = pixel_to_radec(nominal, x + shift[:, 0], y + shift[:, 1])
-    return fit_projection(x, y, ra, dec, frame=nominal.pixel_frame, bbox=box, order=3)
+    order = max(3, *(a + b for a, b in correction.powers))
+    return fit_projection(x, y, ra, dec, frame=nominal.pixel_frame, bbox=box, order=order)

@@ -13,7 +13,7 @@ from nightlab.config import Config
 from nightlab.images.psf import PolynomialPsf, psf_stamps, shift_stamps
 from nightlab.numeric import photometry
 from nightlab.numeric.galaxy_photometry import gaussian_flux, kron_flux, sinc_aperture_flux
-from nightlab.numeric.moments import adaptive_moments
+from nightlab.numeric.moments import adaptive_moments, moment_errors
 from nightlab.stages.single_frame.detect import Peaks
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame, Ints
 
@@ -90,8 +90,8 @@ class Sources:
         (n,) bool, by the same names: True where it is not to be relied on.
     calibration_flux, calibration_err
         (n,) flux in the aperture that defines the flux of a star, and its error.
-    moments, psf_moments
-        (n, 3) Ixx, Iyy, Ixy [pixel^2] of the source and of the PSF at its place.
+    moments, moment_errs, psf_moments
+        (n, 3) Ixx, Iyy, Ixy [pixel^2] of the source, their errors, and those of the PSF at its place.
     kron_radius
         (n,) as that of a circle of the same area [pixel].
     blendedness
@@ -117,6 +117,7 @@ class Sources:
     calibration_flux: Floats
     calibration_err: Floats
     moments: Floats
+    moment_errs: Floats
     psf_moments: Floats
     kron_radius: Floats
     blendedness: Floats
@@ -321,6 +322,7 @@ def _sources(
         calibration_flux=calibration_flux,
         calibration_err=calibration_err,
         moments=moments,
+        moment_errs=moment_errors(own_noise, centres, moments, height),
         psf_moments=psf_moments,
         kron_radius=kron[2],
         blendedness=blendedness,

@@ -150,6 +150,7 @@ def source_table(
     table["kronRadius"] = sources.kron_radius * u.pixel
     for k, name in enumerate(("ixx", "iyy", "ixy")):
         table[name] = sources.moments[:, k] * u.pixel**2
+        table[f"{name}Err"] = sources.moment_errs[:, k] * u.pixel**2
         table[f"{name}PSF"] = sources.psf_moments[:, k] * u.pixel**2
     table["shape_flag"] = sources.other_flags["gaussian"]
     table["blendedness"] = sources.blendedness
