@@ -179,7 +179,10 @@ def test_depth_does_not_depend_on_the_unit():
     gain = scene.gain
     scaled = scene.image(pixels=scene.pixels * gain, variance=scene.variance * gain**2, metadata={"gain": 1.0})
     other = calibrate(scaled, reference=scene.reference(27.0))
-    assert float(one.metrics["m5"].item()) == pytest.approx(float(other.metrics["m5"].item()), abs=1e-6)
+    m5 = float(one.metrics["m5"].item())
+    assert m5 == pytest.approx(float(other.metrics["m5"].item()), abs=1e-6)
+    assert float(one.metrics["effective_time"].item()) == pytest.approx(30 * 10 ** (0.8 * (m5 - 24.7)))
+    assert one.visit_image.summary_stats.effTime == pytest.approx(30 * 10 ** (0.8 * (m5 - 24.7)))
 
 
 def test_a_radial_distortion_is_fitted_to_milliarcseconds():

@@ -34,6 +34,7 @@ METRICS: dict[str, Metric] = {
     "aperture_correction": Metric("calibration aperture over PSF flux of stars in the middle of the detector"),
     "aperture_correction_scatter": Metric("robust scatter of the aperture correction of stars about its fit"),
     "m5": Metric("magnitude of a point source at five sigma of the sky noise", "mag"),
+    "effective_time": Metric("time in which a visit of LSST's design is as deep", "s"),
     "n_cosmic_rays": Metric("cosmic rays masked"),
     "saturated_fraction": Metric("part of the pixels that is saturated"),
     "n_dead_amplifiers": Metric("amplifiers without a single usable pixel"),

@@ -215,6 +215,7 @@ def summary(
         astromOffsetStd=_number(scatter) / 1e3,
         nPsfStar=int(values["n_psf_stars"] or 0),
         magLim=_number(values["m5"]),
+        effTime=_number(values["effective_time"]),
     )
 
 

@@ -20,6 +20,17 @@ from nightlab.stages.single_frame.frame import Bools, Floats
 from nightlab.stages.single_frame.measure import Sources
 
 AB_NANOJANSKY = 31.4  # magnitude of 1 nJy
+#: Depth (five sigma, point source) of one visit of 30 s by design: LSST Science Requirements Document (LPM-17).
+DESIGN_VISIT = {"u": 23.9, "g": 25.0, "r": 24.7, "i": 24.0, "z": 23.3, "y": 22.1}
+DESIGN_EXPOSURE = 30.0  # s
+
+
+def effective_time(m5: float, band: str) -> float:
+    """Give how long the design visit of a survey like LSST would take to the same depth [s]; NaN in other bands.
+
+    30 s x 10^(0.8 (m5 - m5 of the design)), since depth grows with the root of time.
+    """
+    return DESIGN_EXPOSURE * 10.0 ** (0.8 * (m5 - DESIGN_VISIT.get(band, float("nan"))))
 
 
 class PhotometryConfig(Config):

@@ -28,7 +28,13 @@ from nightlab.stages.single_frame.frame import Floats, Frame, corrected_frame
 from nightlab.stages.single_frame.isr import Calibrations, needs_isr, remove_signature
 from nightlab.stages.single_frame.measure import Psf, Sources, measure
 from nightlab.stages.single_frame.metrics import METRICS
-from nightlab.stages.single_frame.photometry import ApertureCorrection, ZeroPoint, aperture_corrections, zero_point
+from nightlab.stages.single_frame.photometry import (
+    ApertureCorrection,
+    ZeroPoint,
+    aperture_corrections,
+    effective_time,
+    zero_point,
+)
 from nightlab.stages.single_frame.psf import StarPsf, fit_psf, gaussian_psf
 from nightlab.stages.single_frame.psf_validation import reserve_stars
 
@@ -366,6 +372,7 @@ def _values(
     area = float(1.0 / (_middle(psf, box) ** 2).sum())
     measured = zero.origin == "reference"
     nominal = raw.metadata.get("zeroPoint")
+    m5 = zero.magnitude - 2.5 * np.log10(5.0 * sky.noise * np.sqrt(area))
     values: dict[str, float | None] = {
         "n_sources": sources.x.size,
         "psf_sigma": sigma,
@@ -379,7 +386,8 @@ def _values(
         "zero_point_scatter": zero.scatter,
         "zero_point_offset": zero.magnitude - nominal if measured and isinstance(nominal, int | float) else None,
         "n_photometric_stars": zero.source.size if measured else None,
-        "m5": zero.magnitude - 2.5 * np.log10(5.0 * sky.noise * np.sqrt(area)),
+        "m5": m5,
+        "effective_time": effective_time(m5, raw.band),
         "saturated_fraction": float(frame.flagged("SATURATED").mean()),
         "n_dead_amplifiers": n_dead_amplifiers(frame, raw.detector.amplifiers),
         "flagged_centroids": float(sources.centroid_flag.mean()) if sources.x.size else None,
