@@ -220,3 +220,37 @@ def test_a_radial_distortion_is_fitted_to_milliarcseconds():
     corners = np.array([0.0, side - 1.0, 0.0, side - 1.0]), np.array([0.0, 0.0, side - 1.0, side - 1.0])
     assert np.sqrt((miss(px, py) ** 2).mean()) < 2.0
     assert miss(*corners).max() < 3.8
+
+
+def test_a_zero_point_follows_the_detector_on_demand():
+    scene = Field(seed=36, n=260, shape=(800, 800), fluxes=(3e3, 6e4), spacing=24.0)
+
+    def response(x, y):
+        return 1.0 + 0.06 * (x / 400 - 1) - 0.04 * (y / 400 - 1) ** 2
+
+    y, x = np.mgrid[:800, :800]
+    falling = scene.image(
+        pixels=200.0 + (scene.pixels - 200.0) * response(x, y), variance=scene.variance * response(x, y) ** 2
+    )
+    reference = scene.reference(27.0)
+    results = [
+        calibrate(falling, reference=reference, config=CalibrateConfig(photometry={"zero_point_order": order}))
+        for order in (0, 2)
+    ]
+    scatter = []
+    for result in results:
+        table = result.source
+        i, j, _ = match(table["ra"].value, table["dec"].value, reference["ra"], reference["dec"], 0.5)
+        bright = table["snr"][i] > 100
+        assert bright.sum() > 100
+        ratio = table["psfFlux"].value[i][bright] / reference["r_flux"][j][bright]
+        scatter.append(np.std(ratio[np.abs(ratio - 1) < 0.2]))
+    assert scatter[0] > 0.03
+    assert scatter[1] < 0.012
+    image = results[1].visit_image
+    scaling = image.photometric_scaling
+    truth = 10 ** (0.4 * 4.4) / response(x, y)
+    assert scaling.render(image.bbox, dtype=np.float64).array == pytest.approx(truth, rel=0.015)
+    level = image.backgrounds.subtracted.field.render().array
+    assert level == pytest.approx(200.0 * truth, rel=0.03)
+    assert image.variance.array[5, 5] / image.variance.array[5, 795] == pytest.approx(1.0, rel=0.08)

@@ -46,8 +46,9 @@ def calibrated_image(
     Pixels without data are 0 with the median variance, and masked, so that convolutions downstream stay finite.
     """
     known = zero.origin != "none"
-    factor = zero.nanojansky if known else 1.0
     unit = u.nJy if known else frame.unit
+    scaling = _scaling(zero, box, unit / frame.unit) if known else None
+    factor: Floats | float = 1.0 if scaling is None else scaling.render(box, dtype=np.float64).array
     usable = frame.usable
     pixels = np.where(usable, frame.pixels, 0.0) * factor
     variance = np.where(usable, frame.variance, np.median(frame.variance[usable])) * factor**2
@@ -58,7 +59,7 @@ def calibrated_image(
     mask.set("DETECTED", footprints.mask(1))
     mask.set("DETECTION_EDGE", _border(frame.shape, psf))
     backgrounds = BackgroundMap()
-    backgrounds.add("sky", sky * (factor * u.nJy / frame.unit) if known else sky, "subtracted sky", is_subtracted=True)
+    backgrounds.add("sky", _scaled(sky, zero, unit) if known else sky, "subtracted sky", is_subtracted=True)
     metadata = dict(raw.metadata) | {
         "zeroPointOrigin": zero.origin,
         "instrumentalUnit": str(frame.unit),
@@ -76,15 +77,24 @@ def calibrated_image(
         detector=raw.detector,
         obs_info=raw.obs_info,
         band=raw.band,
-        photometric_scaling=_constant(box, factor, unit / frame.unit) if known else None,
+        photometric_scaling=scaling,
         aperture_corrections={f"{name}Flux": correction.field for name, correction in corrections.items()},
         backgrounds=backgrounds,
         metadata=metadata,
     )
 
 
-def _constant(box: Box, value: float, unit: u.UnitBase) -> ChebyshevField:
-    return ChebyshevField(box, np.array([[float(value)]]), unit=unit)
+def _scaling(zero: ZeroPoint, box: Box, unit: u.UnitBase) -> ChebyshevField:
+    """Give the flux of one instrumental unit over the detector."""
+    if zero.variation is None:
+        return ChebyshevField(box, np.array([[zero.nanojansky]]), unit=unit)
+    return zero.variation * (zero.nanojansky * unit)
+
+
+def _scaled(sky: SplineField, zero: ZeroPoint, unit: u.UnitBase) -> SplineField:
+    """Calibrate a sky model at its nodes."""
+    x, y = np.meshgrid(sky.x, sky.y)
+    return SplineField(sky.bounds, sky.data * zero.at(x, y), y=sky.y, x=sky.x, unit=unit)
 
 
 def _border(shape: tuple[int, int], psf: Psf) -> Bools:
@@ -122,7 +132,7 @@ def source_table(
             needed=SOURCES_PER_DETECTOR,
         )
     known = zero.origin != "none"
-    factor, unit = (zero.nanojansky, u.nJy) if known else (1.0, instrumental)
+    factor, unit = (zero.at(sources.x, sources.y), u.nJy) if known else (np.ones(n), instrumental)
     ra, dec = pixel_to_radec(projection, sources.x, sources.y)
     slopes = jacobian(projection, raw.detector.bbox.x.center, raw.detector.bbox.y.center)
     position = {

@@ -54,6 +54,9 @@ class PhotometryConfig(Config):
         description="what brings the reference's magnitudes to the camera's: band:primary-secondary:c0:c1[:c2] with "
         "m = primary + c0 + c1 colour + c2 colour^2, such as r:r-i:0.01:-0.03",
     )
+    zero_point_order: int = Field(
+        default=0, ge=0, le=4, description="degree of the zero point over the detector, when there are stars enough"
+    )
     clip: float = Field(default=3.0, gt=0, description="clipping of the zero point [sigma]")
     max_deviation: float = Field(
         default=0.25, gt=0, description="stars farther from the median than this are clipped [mag]"
@@ -159,6 +162,8 @@ class ZeroPoint:
         ``reference``, ``instrument`` or ``none``.
     source
         (n,) indices of the sources used.
+    variation
+        Factor on calibrated fluxes over the detector, with a median of 1 over the stars used; None when constant.
     """
 
     magnitude: float
@@ -166,11 +171,17 @@ class ZeroPoint:
     scatter: float
     origin: str
     source: NDArray[np.int64]
+    variation: ChebyshevField | None = None
 
     @property
     def nanojansky(self) -> float:
         """Flux of one instrumental unit [nJy]."""
         return float(10.0 ** (0.4 * (AB_NANOJANSKY - self.magnitude)))
+
+    def at(self, x: Floats, y: Floats) -> Floats:
+        """Give the flux of one instrumental unit at (n,) detector positions [nJy]."""
+        flat = np.full(np.shape(x), self.nanojansky)
+        return flat if self.variation is None else flat * _inside(self.variation, x, y)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +204,13 @@ class ApertureCorrection:
 
     def at(self, x: Floats, y: Floats) -> Floats:
         """Evaluate at (n,) positions; positions outside the detector take the value at its rim."""
-        box = self.field.bounds.bbox
-        values = self.field(x=np.clip(x, box.x.min, box.x.max), y=np.clip(y, box.y.min, box.y.max))
-        return np.asarray(values, dtype=float)
+        return _inside(self.field, x, y)
+
+
+def _inside(field: ChebyshevField, x: Floats, y: Floats) -> Floats:
+    """Evaluate a field; positions outside its box take the value at the rim."""
+    box = field.bounds.bbox
+    return np.asarray(field(x=np.clip(x, box.x.min, box.x.max), y=np.clip(y, box.y.min, box.y.max)), dtype=float)
 
 
 def aperture_corrections(sources: Sources, box: Box, config: PhotometryConfig) -> dict[str, ApertureCorrection]:
@@ -230,9 +245,7 @@ def _fit_correction(
 ) -> ApertureCorrection:
     kept = np.abs(ratio / np.median(ratio) - 1.0) < 0.2
     for _ in range(4):
-        order = config.correction_order
-        while order > 0 and kept.sum() < config.stars_per_term * (order + 1) * (order + 2) / 2:
-            order -= 1
+        order = _affordable(config.correction_order, int(kept.sum()), config)
         field = _chebyshev(box, x[kept], y[kept], ratio[kept], error[kept], order)
         miss = (ratio - field(x=x, y=y)) / error
         width = max(robust_width(miss[kept]), 1e-3)
@@ -261,6 +274,7 @@ def zero_point(
     reference: Table,
     rows: NDArray[np.int64],
     band: str,
+    box: Box,
     config: PhotometryConfig,
 ) -> ZeroPoint | None:
     """Measure the zero point with matched reference stars.
@@ -280,6 +294,8 @@ def zero_point(
         Reference catalogue.
     band
         Its fluxes are in column ``<band>_flux`` [nJy], or in those its colour term names.
+    box
+        The detector.
     config
         Knobs.
 
@@ -320,6 +336,11 @@ def zero_point(
         )
     values, members = z[chosen], source[chosen]
     kept = _clipped(values, config.clip, config.max_deviation)
+    variation, order = None, _affordable(config.zero_point_order, int(kept.sum()), config)
+    if order:
+        errors = np.hypot(1.0857 / sources.snr[members], config.correction_floor)
+        variation, kept = _variation(sources.x[members], sources.y[members], values, errors, order, box, config)
+        values = values + 2.5 * np.log10(_inside(variation, sources.x[members], sources.y[members]))
     bright = kept & (sources.snr[members] > 2.5 * config.min_snr)
     spread = values[bright] if bright.sum() >= 5 else values[kept]
     return ZeroPoint(
@@ -328,7 +349,30 @@ def zero_point(
         scatter=robust_width(spread),
         origin="reference",
         source=members[kept],
+        variation=variation,
     )
+
+
+def _affordable(order: int, n_stars: int, config: PhotometryConfig) -> int:
+    """Lower a degree until there are `stars_per_term` stars for each term."""
+    while order > 0 and n_stars < config.stars_per_term * (order + 1) * (order + 2) / 2:
+        order -= 1
+    return order
+
+
+def _variation(
+    x: Floats, y: Floats, z: Floats, errors: Floats, order: int, box: Box, config: PhotometryConfig
+) -> tuple[ChebyshevField, Bools]:
+    """Fit (n,) zero points [mag] over the detector; the factor on fluxes, and which stars were not clipped."""
+    kept = _clipped(z, config.clip, config.max_deviation)
+    for _ in range(4):
+        factor = 10.0 ** (-0.4 * (z - np.median(z[kept])))
+        field = _chebyshev(box, x[kept], y[kept], factor[kept], errors[kept], order)
+        new = _clipped(z + 2.5 * np.log10(np.maximum(field(x=x, y=y), 1e-3)), config.clip, config.max_deviation)
+        if (new == kept).all() or new.sum() < config.min_stars:
+            break
+        kept = new
+    return field, kept
 
 
 def _clipped(values: Floats, clip: float, limit: float) -> Bools:

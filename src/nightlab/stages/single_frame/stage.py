@@ -155,7 +155,7 @@ def calibrate(
     corrections = aperture_corrections(sources, box, config.photometry)
     correction = corrections["psf"]
     astrometry = _astrometry(sources, reference, raw, box, config)
-    zero = _zero_point(sources, correction, astrometry, reference, raw, config)
+    zero = _zero_point(sources, correction, astrometry, reference, raw, box, config)
     projection = astrometry.projection if astrometry is not None else raw.sky_projection
     image = outputs.calibrated_image(
         raw,
@@ -322,6 +322,7 @@ def _zero_point(
     astrometry: Astrometry | None,
     reference: Table | None,
     raw: VisitImage,
+    box: Box,
     config: CalibrateConfig,
 ) -> ZeroPoint:
     if astrometry is not None and reference is not None:
@@ -332,6 +333,7 @@ def _zero_point(
             reference,
             astrometry.reference,
             raw.band,
+            box,
             config.photometry,
         )
         if measured is not None:
