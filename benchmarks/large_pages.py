@@ -13,7 +13,7 @@ import numpy as np
 import panel as pn
 from astropy.table import Table
 
-from nightlab.dashboards.serve import send_promptly
+from nightlab.dashboards.messages import prepare_servers
 
 SIDE, PLANES = 4096, ("BAD", "SATURATED", "COSMIC_RAY", "DETECTED")
 SOURCES, OBJECTS = 1_000_000, 100_000
@@ -73,7 +73,7 @@ def dia() -> Callable[[], Any]:
 
 def main() -> None:
     slug = sys.argv[1]
-    send_promptly()
+    prepare_servers()
     pages = {f"/{slug}": {"images": images, "dia": dia}[slug]()}
     server = pn.serve(pages, port=0, start=False, show=False, verbose=False)
     server.start()

@@ -24,15 +24,14 @@ class PromptSocket(WSHandler):
         super().open()
 
 
-def send_promptly() -> None:
-    """Let servers that are made from now on send at once."""
+def prepare_servers() -> None:
+    """Let servers that are made from now on send at once, and no scripts that no page uses.
+
+    Those of formulas and of WebGL are 2 MB that each page would read.
+    """
     per_app_patterns[:] = [
         (place, PromptSocket if handler is WSHandler else handler) for place, handler in per_app_patterns
     ]
-
-
-def send_scripts_used() -> None:
-    """Leave the scripts of formulas and of WebGL out of pages: 2 MB that each would read, and none uses."""
     Resources._default_components = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
 

@@ -12,7 +12,7 @@ import panel as pn
 
 from nightlab.dashboards.explorer import EXPLORERS, explorer_class
 from nightlab.dashboards.library import Library
-from nightlab.dashboards.messages import send_promptly, send_scripts_used
+from nightlab.dashboards.messages import prepare_servers
 from nightlab.dashboards.page import page_at_once
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.start import start_page
@@ -96,8 +96,7 @@ def serve(
     if missing:
         raise BadInput(f"no such folder: {', '.join(missing)}", hint="name folders that hold repositories")
     setup()
-    send_promptly()
-    send_scripts_used()
+    prepare_servers()
     library = Library.below(*folders)
     if warm:
         warm_up(library)

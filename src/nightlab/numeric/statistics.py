@@ -1,4 +1,4 @@
-"""Statistics that a few wild values cannot spoil."""
+"""Statistics that a few wild values cannot spoil, and how much a fit may ask of few."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,3 +10,10 @@ def robust_width(values: ArrayLike) -> float:
     if not values.size:
         return float("nan")
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def affordable_degree(degree: int, n: int, per_term: float) -> int:
+    """Lower the total degree of a polynomial in x and y until there are `per_term` of `n` values for each term."""
+    while degree > 0 and n < per_term * (degree + 1) * (degree + 2) / 2:
+        degree -= 1
+    return degree

@@ -19,6 +19,7 @@ from nightlab.errors import FalseMatch, NoOverlap, TooFewStars
 from nightlab.images.wcs import fit_projection, pixel_scale, pixel_to_radec, radec_to_pixel
 from nightlab.numeric.patterns import find_similarity
 from nightlab.numeric.sphere import separation
+from nightlab.numeric.statistics import affordable_degree
 from nightlab.stages.single_frame.frame import Bools, Floats, Ints
 from nightlab.stages.single_frame.measure import Sources
 
@@ -460,9 +461,7 @@ def _fit_polynomial(
     x: Floats, y: Floats, target: Floats, weight: Floats, start: _Correction, config: AstrometryConfig
 ) -> _Polynomial:
     """Fit a polynomial of the highest degree that the number of matches allows and that holds up to the corners."""
-    order = config.order
-    while order > 0 and x.size < config.matches_per_term * (order + 1) * (order + 2) / 2:
-        order -= 1
+    order = affordable_degree(config.order, x.size, config.matches_per_term)
     fit = _polynomial(x, y, target, weight, start, order)
     while order > 0 and not fit.corner_error <= start.max_corner_error:
         order -= 1

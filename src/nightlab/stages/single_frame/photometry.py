@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from nightlab.config import Config
 from nightlab.errors import BadInput, TooFewStars
-from nightlab.numeric.statistics import robust_width
+from nightlab.numeric.statistics import affordable_degree, robust_width
 from nightlab.stages.single_frame.frame import Bools, Floats
 from nightlab.stages.single_frame.measure import Sources
 
@@ -245,7 +245,7 @@ def _fit_correction(
 ) -> ApertureCorrection:
     kept = np.abs(ratio / np.median(ratio) - 1.0) < 0.2
     for _ in range(4):
-        order = _affordable(config.correction_order, int(kept.sum()), config)
+        order = affordable_degree(config.correction_order, int(kept.sum()), config.stars_per_term)
         field = _chebyshev(box, x[kept], y[kept], ratio[kept], error[kept], order)
         miss = (ratio - field(x=x, y=y)) / error
         width = max(robust_width(miss[kept]), 1e-3)
@@ -314,29 +314,10 @@ def zero_point(
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         z = truth + 2.5 * np.log10(flux[source])
-    good = (
-        np.isfinite(z)
-        & ~sources.flags["saturated"][source]
-        & ~sources.flux_flag[source]
-        & ~sources.flags["edge"][source]
-    )
-    good &= ~(sources.extendedness[source] > 0)
-    if "isStar" in reference.colnames:
-        good &= np.asarray(reference["isStar"][rows], dtype=bool)
-    for snr in (config.min_snr, 0.5 * config.min_snr, 0.25 * config.min_snr):
-        chosen = good & (sources.snr[source] > snr)
-        if chosen.sum() >= max(config.min_stars, 10 if snr > 0.3 * config.min_snr else 0):
-            break
-    if chosen.sum() < config.min_stars:
-        raise TooFewStars(
-            f"the zero point needs {config.min_stars} matched stars with a flux in {band}, found {int(chosen.sum())}",
-            hint="lower `photometry.min_snr` or `photometry.min_stars`, or pass no reference",
-            found=int(chosen.sum()),
-            needed=config.min_stars,
-        )
+    chosen = _photometric_stars(sources, source, z, reference[rows], band, config)
     values, members = z[chosen], source[chosen]
     kept = _clipped(values, config.clip, config.max_deviation)
-    variation, order = None, _affordable(config.zero_point_order, int(kept.sum()), config)
+    variation, order = None, affordable_degree(config.zero_point_order, int(kept.sum()), config.stars_per_term)
     if order:
         errors = np.hypot(1.0857 / sources.snr[members], config.correction_floor)
         variation, kept = _variation(sources.x[members], sources.y[members], values, errors, order, box, config)
@@ -353,11 +334,31 @@ def zero_point(
     )
 
 
-def _affordable(order: int, n_stars: int, config: PhotometryConfig) -> int:
-    """Lower a degree until there are `stars_per_term` stars for each term."""
-    while order > 0 and n_stars < config.stars_per_term * (order + 1) * (order + 2) / 2:
-        order -= 1
-    return order
+def _photometric_stars(
+    sources: Sources, source: NDArray[np.int64], z: Floats, reference: Table, band: str, config: PhotometryConfig
+) -> Bools:
+    """Choose among (m,) matches the bright, clean stars, fainter ones where there are too few."""
+    good = (
+        np.isfinite(z)
+        & ~sources.flags["saturated"][source]
+        & ~sources.flux_flag[source]
+        & ~sources.flags["edge"][source]
+    )
+    good &= ~(sources.extendedness[source] > 0)
+    if "isStar" in reference.colnames:
+        good &= np.asarray(reference["isStar"], dtype=bool)
+    for snr in (config.min_snr, 0.5 * config.min_snr, 0.25 * config.min_snr):
+        chosen = good & (sources.snr[source] > snr)
+        if chosen.sum() >= max(config.min_stars, 10 if snr > 0.3 * config.min_snr else 0):
+            break
+    if chosen.sum() < config.min_stars:
+        raise TooFewStars(
+            f"the zero point needs {config.min_stars} matched stars with a flux in {band}, found {int(chosen.sum())}",
+            hint="lower `photometry.min_snr` or `photometry.min_stars`, or pass no reference",
+            found=int(chosen.sum()),
+            needed=config.min_stars,
+        )
+    return np.asarray(chosen)
 
 
 def _variation(

@@ -14,6 +14,7 @@ from nightlab.errors import NoPsf
 from nightlab.images.psf import UNIT, PolynomialPsf, effective_area, polynomial_powers, shift_stamps
 from nightlab.numeric import photometry
 from nightlab.numeric.moments import adaptive_moments
+from nightlab.numeric.statistics import affordable_degree
 from nightlab.stages.single_frame.detect import find_peaks, significance, trim_kernel
 from nightlab.stages.single_frame.frame import Bools, Floats, Frame, Ints
 
@@ -160,7 +161,7 @@ def fit_psf(frame: Frame, sky_variance: Floats, box: Box, config: PsfConfig) -> 
         good = _alike(data, model, x + frame.x0, y + frame.y0, variance) & (flux > 0)
         if good.sum() < config.min_stars:
             raise _too_few(int(good.sum()), config)
-        order = _affordable_order(int(good.sum()), config)
+        order = affordable_degree(config.order, int(good.sum()), config.stars_per_term)
         model = fit_grid(data[good], variance[good], x[good] + frame.x0, y[good] + frame.y0, order, box, config)
     stamps = StarStamps(
         cutouts=cutouts[good],
@@ -239,13 +240,6 @@ def _crowded(x: Floats, y: Floats, brightness: Floats, radius: float, fraction: 
             mine, theirs = pairs[:, one], pairs[:, other]
             np.logical_or.at(out, mine, brightness[theirs] > fraction * brightness[mine])
     return out
-
-
-def _affordable_order(n_stars: int, config: PsfConfig) -> int:
-    order = config.order
-    while order > 0 and n_stars < config.stars_per_term * len(polynomial_powers(order)):
-        order -= 1
-    return order
 
 
 def _recentre(
