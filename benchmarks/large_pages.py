@@ -1,4 +1,4 @@
-"""Serve what no demonstration holds: images of 4096 x 4096 pixels with variance and mask, and a million DIASources.
+"""Serve, the way runs are served, images of 4096 x 4096 pixels with variance and mask, and a million DIASources.
 
 python benchmarks/large_pages.py images | dia
 """
@@ -14,6 +14,7 @@ import panel as pn
 from astropy.table import Table
 
 from nightlab.dashboards.messages import prepare_servers
+from nightlab.dashboards.page import page
 
 SIDE, PLANES = 4096, ("BAD", "SATURATED", "COSMIC_RAY", "DETECTED")
 SOURCES, OBJECTS = 1_000_000, 100_000
@@ -38,7 +39,7 @@ def images() -> Callable[[], Any]:
         kind: Any = "difference" if name == "difference" else "flux"
         variance = np.full((SIDE, SIDE), 900.0, np.float32)
         layers[name] = Layer(values=values, variance=variance, mask=mask, planes=planes, kind=kind, unit="nJy")
-    return lambda: ImageViewer.from_images(layers, masks=True).servable_page()
+    return lambda: page(ImageViewer.title, ImageViewer.slug, lambda: ImageViewer.from_images(layers, masks=True))
 
 
 def dia() -> Callable[[], Any]:
@@ -68,7 +69,7 @@ def dia() -> Callable[[], Any]:
             "isDipole": rng.uniform(size=SOURCES) < 0.01,
         }
     )
-    return lambda: DiaExplorer.from_tables(sources, kind="sources").servable_page()
+    return lambda: page(DiaExplorer.title, DiaExplorer.slug, lambda: DiaExplorer.from_tables(sources, kind="sources"))
 
 
 def main() -> None:

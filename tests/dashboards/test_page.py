@@ -4,7 +4,7 @@ from bokeh.document import Document
 from panel.io.state import set_curdoc
 
 from nightlab.dashboards.metrics import MetricsExplorer
-from nightlab.dashboards.page import page_at_once
+from nightlab.dashboards.page import page
 from nightlab.errors import BadInput, MissingData
 
 
@@ -12,10 +12,10 @@ def opened(make):
     """What the page of an explorer says at first, and what it says when that is made."""
     document = Document()
     with set_curdoc(document):
-        page = page_at_once("Sky", "metrics", make)
+        made = page("Sky", "metrics", make)
 
         def text():
-            return " ".join(pane.object for part in [*page.main, *page.sidebar] for pane in part.select(pn.pane.HTML))
+            return " ".join(pane.object for part in [*made.main, *made.sidebar] for pane in part.select(pn.pane.HTML))
 
         before = text()
         waiting = document.session_callbacks[0]
@@ -46,3 +46,11 @@ def test_a_page_whose_explorer_cannot_be_made_says_why(error, mark):
     assert mark in after
     assert str(error.args[0]) in after
     assert "Loading" not in after
+
+
+def test_a_page_that_nobody_is_served_is_filled_at_once():
+    explorer = MetricsExplorer()
+    made = explorer.servable_page()
+    words = " ".join(pane.object for part in [*made.main, *made.sidebar] for pane in part.select(pn.pane.HTML))
+    assert "No run" in words
+    assert "Loading" not in words

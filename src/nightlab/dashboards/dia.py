@@ -20,6 +20,7 @@ from nightlab.dashboards.dia_filters import filter_panel
 from nightlab.dashboards.explorer import Explorer
 from nightlab.dashboards.library import Library
 from nightlab.dashboards.light_curves import CLOCKS, LightCurve
+from nightlab.dashboards.live import at_once
 from nightlab.dashboards.object_card import object_card
 from nightlab.dashboards.rows import significant
 from nightlab.dashboards.sky_map import Points, SkyMap, sky_points
@@ -126,7 +127,7 @@ class DiaExplorer(Explorer):
             lambda *_: self._refilter(),
             ["bands", "snr_min", "detections_min", "without", "having", "reliability_min", "search", "box"],
         )
-        watch(lambda *_: self._show_object(), ["object", "source"])
+        watch(lambda *_: self._show_chosen(), ["object", "source"])
         watch(lambda *_: self._show_epoch(), "epoch")
         self.map.param.watch(lambda event: self._choose_row(event.new), "picked", onlychanged=False)
         self.grid.param.watch(lambda event: self._choose_ids(event.new), "selected")
@@ -308,6 +309,10 @@ class DiaExplorer(Explorer):
             return ""
         there = self._detections["diaSourceId"][epochs_of(self._detections) == self.epoch]
         return str(there[0]) if len(there) else ""
+
+    def _show_chosen(self) -> None:
+        with at_once():
+            self._show_object()
 
     def _show_object(self) -> None:
         catalogue = self.catalogue

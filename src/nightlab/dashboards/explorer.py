@@ -221,7 +221,7 @@ class Explorer(pn.viewable.Viewer):
         """Wrap the explorer into a page of its own."""
         from nightlab.dashboards.page import page
 
-        return page(self)
+        return page(self.title, self.slug, lambda: self)
 
 
 def explorer_class(slug: str) -> type[Explorer]:

@@ -15,11 +15,11 @@ from astropy.table import Table
 
 from nightlab.dashboards.explorer import Explorer
 from nightlab.dashboards.forms import COMPACT
-from nightlab.dashboards.images import ImagePanes, Layer, Marks, as_layer, signal_to_noise
+from nightlab.dashboards.images import ImagePanes, Layer, Marks, as_layer
 from nightlab.dashboards.images.marks import COLOURS
 from nightlab.dashboards.images.places import find_place, stepped
 from nightlab.dashboards.images.scaling import Look, changed, changes, look_for
-from nightlab.dashboards.images.shared import layer_of_run, shared
+from nightlab.dashboards.images.shared import layer_of_run
 from nightlab.dashboards.states import EmptyState, Nothing, Reason
 from nightlab.errors import BadInput, CorruptFile, MissingData
 
@@ -169,7 +169,7 @@ class ImageViewer(Explorer):
         if isinstance(difference, EmptyState):
             found[SNR + suffix] = difference
         else:
-            found[SNR + suffix] = _attempt(partial(_shared_snr, difference), SNR + suffix, "snr")
+            found[SNR + suffix] = _attempt(lambda: difference.signal_to_noise, SNR + suffix, "snr")
         return found
 
     def _from_images(self) -> dict[str, Layer | EmptyState]:
@@ -182,7 +182,7 @@ class ImageViewer(Explorer):
                 found[name] = _attempt(partial(as_layer, image), name, kinds.get(name))
         difference = found.get("difference")
         if isinstance(difference, Layer) and SNR not in found:
-            found[SNR] = _attempt(partial(signal_to_noise, difference), SNR, "snr")
+            found[SNR] = _attempt(lambda: difference.signal_to_noise, SNR, "snr")
         return found
 
     def catalogue(self, name: str) -> Table:
@@ -421,12 +421,6 @@ class ImageViewer(Explorer):
         )
         chosen.link(self, value="catalogues", bidirectional=True)
         return chosen
-
-
-def _shared_snr(difference: Layer) -> Layer:
-    if not difference.key:
-        return signal_to_noise(difference)
-    return shared().get(f"{difference.key}-snr", lambda: signal_to_noise(difference))
 
 
 def _attempt(make: Callable[[], Layer], name: str, kind: Any) -> Layer | EmptyState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import panel as pn
@@ -28,3 +29,9 @@ def live(pane: pn.pane.Bokeh, change: Callable[[], Any]) -> None:
     change()
     if document is not None:
         pn.io.push_notebook(pane)
+
+
+def at_once() -> AbstractContextManager[Any]:
+    """Let Bokeh look through all models of the page once at the end of a block, not after every change in it."""
+    document = pn.state.curdoc
+    return document.models.freeze() if document is not None else nullcontext()

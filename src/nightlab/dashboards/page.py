@@ -10,6 +10,7 @@ import panel as pn
 from panel.custom import JSComponent
 from panel.theme import THEMES
 
+from nightlab.dashboards.live import at_once
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.states import Pane
 from nightlab.dashboards.style import ACCENT
@@ -121,20 +122,10 @@ def template(title: str, current: str = "", **parts: Any) -> Any:
     return made
 
 
-def page(explorer: Explorer) -> Any:
-    """Wrap an explorer into a page, and keep its address in step with what it shows."""
-    use_theme()
-    rail = explorer.rail()
-    body = pn.Column(*_parts(explorer), sizing_mode="stretch_width")
-    made = template(
-        f"{explorer.title} · NightLab", explorer.slug, main=[body], sidebar=[rail] if rail is not None else []
-    )
-    _keep_address(explorer)
-    return made
-
-
-def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
+def page(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
     """Give a page that says what is loading, and fill it while the browser is still busy with its scripts.
+
+    A page that is not being served, but written to a file say, is filled before it is given.
 
     Parameters
     ----------
@@ -144,27 +135,35 @@ def page_at_once(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
         Makes the explorer; what it raises is shown.
     """
     document = pn.state.curdoc
-    assert document is not None
     body, rail = Pane(title), Pane("the controls")
     body.loading()
     rail.loading()
     made = template(f"{title} · NightLab", slug, main=[body], sidebar=[rail])
 
     def fill() -> None:
-        with body.guarded():
+        with body.guarded(), at_once():
             explorer = make()
             body.ready(pn.Column(*_parts(explorer), sizing_mode="stretch_width"))
             _keep_address(explorer)
             # what there is to see comes first; not by a timer, since Panel 1.9.4 loses what changes while a page loads
-            pn.state.onload(lambda: fill_rail(explorer))
+            after(lambda: fill_rail(explorer))
         if body.state != "ready":
             rail.ready(pn.Column())
 
     def fill_rail(explorer: Explorer) -> None:
-        with rail.guarded():
+        with rail.guarded(), at_once():
             rail.ready(explorer.rail() or pn.Column())
 
-    document.add_next_tick_callback(fill)
+    def after(act: Callable[[], None]) -> None:
+        if document is None:
+            act()
+        else:
+            pn.state.onload(act)
+
+    if document is None:
+        fill()
+    else:
+        document.add_next_tick_callback(fill)
     return made
 
 

@@ -13,7 +13,7 @@ import panel as pn
 from nightlab.dashboards.explorer import EXPLORERS, explorer_class
 from nightlab.dashboards.library import Library
 from nightlab.dashboards.messages import prepare_servers
-from nightlab.dashboards.page import page_at_once
+from nightlab.dashboards.page import page
 from nightlab.dashboards.setup import setup
 from nightlab.dashboards.start import start_page
 from nightlab.errors import BadInput
@@ -36,7 +36,7 @@ def _opener(slug: str, library: Library) -> Callable[[], Any]:
     def opened() -> Any:
         query = {name: values[0].decode(errors="replace") for name, values in pn.state.session_args.items() if values}
         kind = explorer_class(slug)
-        return page_at_once(kind.title, slug, lambda: kind.from_query(query, library))
+        return page(kind.title, slug, lambda: kind.from_query(query, library))
 
     return opened
 

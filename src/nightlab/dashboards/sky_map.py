@@ -89,9 +89,16 @@ class SkyMap(pn.viewable.Viewer):
                         y1: [plot.y_range.end], w: [plot.inner_width], h: [plot.inner_height]};
         }, wait);"""
     _hover_js: ClassVar[str] = """
-        if (plot._nl_hover) return;
-        plot._nl_hover = setTimeout(() => { plot._nl_hover = null; pointer.data = {x: [plot._nl_x], y: [plot._nl_y]} },
-                                    50);"""
+        // at once, then every 50 ms while the pointer moves, and where it stops
+        const ask = () => {
+          const {_nl_x: x, _nl_y: y} = plot;
+          pointer.data = {x: [x], y: [y]};
+          plot._nl_hover = setTimeout(() => {
+            plot._nl_hover = null;
+            if (x != plot._nl_x || y != plot._nl_y) ask();
+          }, 50);
+        };
+        if (!plot._nl_hover) ask();"""
 
     def __init__(self, describe: Callable[[int], str] | None = None, *, height: int = 330, **params: Any) -> None:
         super().__init__(**params)

@@ -3,7 +3,7 @@ import pytest
 from astropy.io import fits
 from image_makers import masked_image, projection
 
-from nightlab.dashboards.images import as_layer, signal_to_noise
+from nightlab.dashboards.images import as_layer
 from nightlab.dashboards.images.fits import cutout_fits, read_layer
 from nightlab.dashboards.images.layers import trouble
 from nightlab.dashboards.images.readout import box_statistics, read_pixel, readout_html
@@ -95,10 +95,10 @@ def test_one_pixel_among_millions_is_enough():
 
 def test_signal_to_noise_is_the_quotient_and_needs_variance():
     image = masked_image()
-    layer = signal_to_noise(as_layer(image))
+    layer = as_layer(image).signal_to_noise
     np.testing.assert_allclose(layer.values, image.image.array / 3.0, rtol=1e-6)
     with pytest.raises(Nothing, match="no variance"):
-        signal_to_noise(as_layer(np.zeros((3, 3))))
+        _ = as_layer(np.zeros((3, 3))).signal_to_noise
 
 
 def test_statistics_of_a_box_count_and_ignore():

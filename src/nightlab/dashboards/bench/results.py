@@ -30,7 +30,7 @@ def layers_of(result: Result, before: Result | None) -> dict[str, Layer]:
 
     Names are the same from one result to the next, so that view and stretch stay.
     """
-    from nightlab.dashboards.images import as_layer, signal_to_noise
+    from nightlab.dashboards.images import as_layer
 
     found = {}
     for words, each in (("", result), (" before", before)):
@@ -47,7 +47,7 @@ def layers_of(result: Result, before: Result | None) -> dict[str, Layer]:
             inputs[name] = as_layer(saved.read(), kind=_KINDS.get(name, "flux"), title=argument)
     shown = {**inputs, **found}
     if len(shown) == 3 and "difference" in found and found["difference"].variance is not None:
-        shown["S/N"] = replace(signal_to_noise(found["difference"]), title=f"S/N {result.number}")
+        shown["S/N"] = replace(found["difference"].signal_to_noise, title=f"S/N {result.number}")
     return shown
 
 

@@ -94,15 +94,35 @@ class Layer:
 
     @property
     def nbytes(self) -> int:
-        """Memory of its arrays, the pyramid's third included."""
+        """Memory of its arrays and of what is made of them when asked: pyramids, signal to noise."""
         arrays = [a for a in (self.values, self.variance, self.mask) if a is not None]
-        return int(sum(a.nbytes for a in arrays) + self.values.size * 8 / 3)
+        made = 8 / 3 if self.variance is None else 8 / 3 + 4 + 8 / 3
+        return int(sum(a.nbytes for a in arrays) + self.values.size * made)
 
     @cached_property
     def pyramid(self) -> Pyramid:
         """Reduced copies, kept in the user's cache when the layer has a key."""
         key = self.key and f"{self.key}-{self.kind}"
         return Pyramid.of(self.values, self.mask, strongest=self.kind == "snr", key=key)
+
+    @cached_property
+    def signal_to_noise(self) -> Layer:
+        """The layer divided by its noise, made once for all who look at the layer.
+
+        Raises
+        ------
+        Nothing
+            When it has no variance.
+        """
+        if self.variance is None:
+            raise Nothing(
+                Reason.NO_DATA_SELECTED,
+                "The image has no variance plane, so there is no signal to noise.",
+                "Give an image with variance, or look at the difference instead.",
+            )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = (self.values / np.sqrt(self.variance)).astype(np.float32)
+        return replace(self, values=values, kind="snr", unit="σ", variance=None)
 
     @cached_property
     def sample(self) -> NDArray[np.float64]:
@@ -197,25 +217,6 @@ def of_array(values: ArrayLike, **facts: Any) -> Layer:
         notes.append("integer pixels")
         array = array.astype(np.uint8) if array.dtype.kind == "b" else array
     return Layer(values=array, notes=tuple(notes), **facts)
-
-
-def signal_to_noise(layer: Layer) -> Layer:
-    """Divide a layer by its noise.
-
-    Raises
-    ------
-    Nothing
-        When it has no variance.
-    """
-    if layer.variance is None:
-        raise Nothing(
-            Reason.NO_DATA_SELECTED,
-            "The image has no variance plane, so there is no signal to noise.",
-            "Give an image with variance, or look at the difference instead.",
-        )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = (layer.values / np.sqrt(layer.variance)).astype(np.float32)
-    return replace(layer, values=values, kind="snr", unit="σ", variance=None)
 
 
 def trouble(layer: Layer) -> Nothing | None:
