@@ -1,4 +1,4 @@
-"""One SDSS frame (Stripe 82, run 4192, r): `calibrate` beside source-extractor and PSFEx.
+"""One SDSS frame (Stripe 82, run 4192, r): `calibrate` beside source-extractor and PSFEx, sep, and photutils.
 
 The peer's chain is source-extractor (with stamps for PSFEx), psfex, and source-extractor again with PSF photometry:
 threshold 1.5 sigma on 5 pixels, its default 3 x 3 filter, meshes of 128 pixels, apertures of 12 pixels, PSF of 35 x 35
@@ -9,11 +9,16 @@ and goes on to astrometry and zero point, once (`refit`) with the PSF fitted to 
 
 from __future__ import annotations
 
+import cProfile
+import importlib.util
+import pstats
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import common  # first: it sets the number of threads
 import numpy as np
+import python_peers
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -111,7 +116,7 @@ def row(
         int(found.sum()),
         f"{(of_clean < RADIUS).mean():.3f}",
         " ".join(f"{b:.3f}" for b in bins),
-        f"{np.median(distance[found]):.3f}",
+        f"{np.median(of_clean[of_clean < RADIUS]):.3f}",
         *spreads,
     ]
 
@@ -133,13 +138,26 @@ def read(data: Path, reference: Table, config: CalibrateConfig) -> CalibratedFra
     return calibrate(read_raw(frame_path(data, RUN, BAND)), reference=reference, config=config)
 
 
+def profile(act: Callable[[], object], name: str, most: int = 14) -> None:
+    """Print which of the functions that `name` calls take its time, each with all that it calls."""
+    profiler = cProfile.Profile()
+    profiler.runcall(act)
+    stats = pstats.Stats(profiler)
+    stats.calc_callees()
+    whole = max((key for key in stats.stats if key[2] == name), key=lambda key: stats.stats[key][3])
+    total = stats.stats[whole][3]
+    steps = sorted(((took[3], key[2]) for key, took in stats.all_callees[whole].items()), reverse=True)
+    print(f"\nprofile of {name}, {total:.2f} s with the profiler in the way")
+    common.table(["", "s", ""], [[step, f"{took:.2f}", f"{took / total:.0%}"] for took, step in steps[:most]])
+
+
 def main() -> None:
     data = common.stripe82()
-    common.heading(f"One frame, run {RUN} {BAND}: detection, PSF, photometry", "sep", "scipy")
+    common.heading(f"One frame, run {RUN} {BAND}: detection, PSF, photometry", "sep", "scipy", "photutils")
     reference = reference_catalogue(data)
     raw = read_raw(frame_path(data, RUN, BAND))
     given, refit = CalibrateConfig(), CalibrateConfig(psf=PsfConfig(refit=True))
-    rows, ours = [], {}
+    rows, ours, others = [], {}, {}
     stack: tuple[Table, Table, Table] | None = None
     for name, config in (("nightlab, PSF of SDSS", given), ("nightlab, PSF refit", refit)):
         calibrate(raw, reference=reference, config=config)
@@ -167,6 +185,16 @@ def main() -> None:
             said = common.run([extractor, "--version"], folder).strip()
         x, y = np.asarray(found["XWIN_IMAGE"], float) - 1, np.asarray(found["YWIN_IMAGE"], float) - 1
         rows.append(row("source-extractor + psfex", theirs, x, y, np.asarray(found["FLUX_PSF"], float), *stack))
+    pixels, gain = np.asarray(raw.image.array, float), float(raw.metadata["gain"])
+    peers = {"sep, circles of 12 pixels": python_peers.with_sep}
+    if importlib.util.find_spec("photutils") is None:
+        common.skipped("photutils", "`pip install photutils`")
+    else:
+        peers["photutils"] = python_peers.with_photutils
+    for name, peer in peers.items():
+        seconds, found = common.timed(lambda p=peer: p(pixels, gain))
+        rows.append(row(name, seconds, *(np.asarray(found[column], float) for column in ("x", "y", "flux")), *stack))
+        others[name] = seconds
     bins = f"of all {len(stack[0])}, by mag 18 19 20 21 22 23"
     print("Completeness against the LSST stack's catalogue of the frame; magnitudes are PSF flux over the stack's")
     common.table(
@@ -176,8 +204,11 @@ def main() -> None:
     print(f"\nnightlab refit with reading the four SDSS files: {reading:.2f} s")
     if theirs is not None:
         print(f"source-extractor alone, without PSF: {extracting:.2f} s ({said})")
-        for name, seconds in (*ours.items(), ("nightlab refit, files read", reading)):
-            common.ratio(f"{name} / source-extractor + psfex", seconds, theirs)
+        others = {"source-extractor + psfex": theirs, **others}
+    for name, seconds in (*ours.items(), ("nightlab refit, files read", reading)):
+        for peer, its in others.items():
+            common.ratio(f"{name} / {peer}", seconds, its)
+    profile(lambda: calibrate(raw, reference=reference, config=refit), "calibrate")
 
 
 if __name__ == "__main__":
