@@ -111,6 +111,8 @@ class Beside:
         (n, 2) x and y of stars of S/N > 50 minus the stack's [pixel].
     size
         Ratio of Ixx + Iyy of these stars.
+    residual
+        (2, n, 2) east and north of the reference [mas], ours and the stack's, of the same sources: S/N > 20 in both.
     """
 
     values: dict[str, float]
@@ -120,6 +122,7 @@ class Beside:
     faint: np.ndarray
     offset: np.ndarray
     size: np.ndarray
+    residual: np.ndarray
 
 
 def compare(result: CalibratedFrame, stack: Table, run: int, band: str, reference: Table) -> Beside:
@@ -150,8 +153,12 @@ def compare(result: CalibratedFrame, stack: Table, run: int, band: str, referenc
     size = (source["ixx"] + source["iyy"]).value[j] / (theirs["base_SdssShape_xx"] + theirs["base_SdssShape_yy"])[i]
     strong = source["snr"] > 20
     a, b, _ = match(source["ra"].value[strong], source["dec"].value[strong], reference["ra"], reference["dec"], 1.0)
-    east = (source["ra"].value[strong][a] - reference["ra"][b]) * np.cos(np.deg2rad(reference["dec"][b])) * 3.6e6
-    north = (source["dec"].value[strong][a] - reference["dec"][b]) * 3.6e6
+    east, north = residual(source["ra"].value[strong][a], source["dec"].value[strong][a], reference[b]).T
+    both = (snr > 20) & (source["snr"][j] > 20)
+    i, j = i[both], j[both]
+    a, b, _ = match(source["ra"].value[j], source["dec"].value[j], reference["ra"], reference["dec"], 1.0)
+    ours_mas = residual(source["ra"].value[j][a], source["dec"].value[j][a], reference[b])
+    theirs_mas = residual(ra[i][a], dec[i][a], reference[b])
     found = np.stack([nearest < 0.5, nearest < 1.0], axis=1)
     return Beside(
         values=metric
@@ -171,6 +178,11 @@ def compare(result: CalibratedFrame, stack: Table, run: int, band: str, referenc
             "north": robust_width(north),
             "east_median": float(np.median(east)),
             "north_median": float(np.median(north)),
+            "same": len(a),
+            "same_east": robust_width(ours_mas[:, 0]),
+            "same_north": robust_width(ours_mas[:, 1]),
+            "their_east": robust_width(theirs_mas[:, 0]),
+            "their_north": robust_width(theirs_mas[:, 1]),
         },
         found=found,
         unknown=strange,
@@ -178,7 +190,14 @@ def compare(result: CalibratedFrame, stack: Table, run: int, band: str, referenc
         faint=(ratio[faint] - 1.0) * snr[faint],
         offset=offset[star],
         size=size[star],
+        residual=np.stack([ours_mas, theirs_mas]),
     )
+
+
+def residual(ra: np.ndarray, dec: np.ndarray, reference: Table) -> np.ndarray:
+    """How far east and north of their reference sources lie [mas], as (n, 2)."""
+    east = (np.asarray(ra) - reference["ra"]) * np.cos(np.deg2rad(reference["dec"]))
+    return 3.6e6 * np.stack([np.asarray(east), np.asarray(dec) - reference["dec"]], axis=1)
 
 
 def pooled(frames: list[Beside]) -> None:
@@ -187,6 +206,8 @@ def pooled(frames: list[Beside]) -> None:
         "found", "unknown", "bright", "faint", "offset", "size")}  # fmt: skip
     rms = np.sqrt((all_of["offset"] ** 2).mean(axis=0))
     size = all_of["size"][np.isfinite(all_of["size"])]
+    widths = [[robust_width(np.concatenate([frame.residual[who, :, axis] for frame in frames])) for axis in (0, 1)]
+              for who in (0, 1)]  # fmt: skip
     rows = (
         ("theirs, clean, S/N > 10, found within 0.5 arcsec (1)", f"{all_of['found'][:, 0].mean():.4f} "
          f"({all_of['found'][:, 1].mean():.4f}) of {len(all_of['found'])}", ">= 0.98"),
@@ -198,6 +219,8 @@ def pooled(frames: list[Beside]) -> None:
         ("centroids of stars, S/N > 50: rms x, y [px]", f"{rms[0]:.4f} {rms[1]:.4f}", "< 0.03"),
         ("Ixx + Iyy of these: median, scatter", f"{np.median(size):.4f} {robust_width(size):.4f}",
          "1 +- 0.01, < 0.03"),
+        ("reference minus position, same sources, S/N > 20 [mas]", "{:.1f} {:.1f}".format(*widths[0]),
+         "<= the stack's {:.1f} {:.1f}".format(*widths[1])),
     )  # fmt: skip
     for what, value, asked in rows:
         print(f"{what:55s} {value:28s} {asked}")
@@ -205,7 +228,8 @@ def pooled(frames: list[Beside]) -> None:
 
 HEADER = (
     "run  band  CPU s  theirs found05 found10  ours unknown | flux, direct to 6 px scatter aperture | "
-    "centroid px size | east north mas (median) n | zp  -tsField scatter n | noise ratio  apcorr  m5 psf"
+    "centroid px size | east north mas (median) n; same: ours, theirs | zp  -tsField scatter n | "
+    "noise ratio  apcorr  m5 psf"
 )
 
 
@@ -216,7 +240,8 @@ def line(run: int, band: str, seconds: float, v: dict[str, float]) -> str:
         f"{v['direct']:.4f} {v['ratio']:.4f} {v['ratio_scatter']:.4f} {v['aperture']:.4f} | "
         f"{v['centroid']:.3f} {v['size']:.3f} | "
         f"{v['east']:5.1f} {v['north']:5.1f} ({v['east_median']:+.1f} {v['north_median']:+.1f}) "
-        f"{v['n_astrometric_matches']:.0f} | {v['zero_point']:.3f} {v['zero_point_offset']:+.4f} "
+        f"{v['n_astrometric_matches']:.0f}; {v['same']:.0f}: {v['same_east']:.1f} {v['same_north']:.1f}, "
+        f"{v['their_east']:.1f} {v['their_north']:.1f} | {v['zero_point']:.3f} {v['zero_point_offset']:+.4f} "
         f"{v['zero_point_scatter']:.4f} {v['n_photometric_stars']:.0f} | {v['sky_noise_ratio']:.4f} "
         f"{v['aperture_correction']:.4f} {v['m5']:.2f} {v['psf_sigma']:.3f}"
     )
