@@ -35,6 +35,8 @@ CATALOGUES = {
     "DIASources": ("dia_source", "diaSourceId", ("snr", "psfFlux", "isDipole")),
     "sources": ("source", "sourceId", ("snr", "psfFlux")),
 }
+#: Regions of the science image, drawn like a catalogue.
+FOOTPRINTS = "footprints"
 SIGN = "The difference is science minus template: what has brightened is positive, red."
 #: State that lives in the panes.
 _OF_PANES = ("panes", "view", "link", "masks", "planes", "blink", "rate", "grid")
@@ -185,6 +187,22 @@ class ImageViewer(Explorer):
             found[SNR] = _attempt(lambda: difference.signal_to_noise, SNR, "snr")
         return found
 
+    def marks(self, name: str) -> Marks:
+        """Read a catalogue, or the footprints, of the visit and detector shown.
+
+        Raises
+        ------
+        MissingData, LookupError
+            When the run has none.
+        """
+        run = self.run
+        assert run is not None
+        colour = COLOURS[[*CATALOGUES, FOOTPRINTS].index(name)]
+        if name == FOOTPRINTS:
+            return Marks.of_footprints(run.get("source_footprint", **self._where()), colour=colour)
+        _, ids, told = CATALOGUES[name]
+        return Marks(self.catalogue(name), id_column=ids, shown=told, colour=colour)
+
     def catalogue(self, name: str) -> Table:
         """Read a catalogue of the visit and detector shown."""
         dataset, run = CATALOGUES[name][0], self.run
@@ -200,11 +218,11 @@ class ImageViewer(Explorer):
 
     def _mark(self) -> None:
         self._row = -1
-        for k, (name, (_, ids, told)) in enumerate(CATALOGUES.items()):
+        for name in (*CATALOGUES, FOOTPRINTS):
             marks = None
             if name in self.catalogues and self.run is not None and self.visit is not None and not self.images:
                 try:
-                    marks = Marks(self.catalogue(name), id_column=ids, shown=told, colour=COLOURS[k])
+                    marks = self.marks(name)
                 except (MissingData, LookupError):
                     marks = None  # a run that stopped before its catalogues still shows its images
             self.board.mark(name, marks)
@@ -417,7 +435,11 @@ class ImageViewer(Explorer):
 
     def _layers_of_catalogues(self) -> pn.viewable.Viewable:
         chosen = pn.widgets.CheckBoxGroup(
-            label="catalogues", options=list(CATALOGUES), value=list(self.catalogues), inline=True, margin=(3, 4)
+            label="catalogues",
+            options=[*CATALOGUES, FOOTPRINTS],
+            value=list(self.catalogues),
+            inline=True,
+            margin=(3, 4),
         )
         chosen.link(self, value="catalogues", bidirectional=True)
         return chosen

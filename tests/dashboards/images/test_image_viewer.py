@@ -80,6 +80,13 @@ def test_a_run_shows_four_layers_of_a_visit(run):
     assert len(sources) > 0
     viewer.catalogues = ["sources"]
     assert list(viewer.board.marks) == ["sources"]
+    viewer.catalogues = ["footprints"]
+    (marks,) = viewer.board.marks.values()
+    footprints = run.get("source_footprint", visit=viewer.visit, detector=viewer.detector)
+    lines = marks.borders(viewer.board.layers["science"], (-1.0, x + 1e4, -1.0, y + 1e4))
+    # at least one closed line around each, more where there are holes
+    assert np.isnan(lines[0]).sum() >= len(footprints) > 10
+    assert len(marks.table) == len(footprints)
 
 
 @pytest.mark.slow

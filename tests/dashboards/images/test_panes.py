@@ -3,6 +3,7 @@ import pytest
 from astropy.table import Table
 from bokeh.document import Document
 from image_makers import masked_image, projection
+from lsst.images import Box
 
 from nightlab.dashboards.images import ImagePanes, Marks, as_layer
 from nightlab.dashboards.images.draw import BUDGET
@@ -10,6 +11,7 @@ from nightlab.dashboards.images.marks import MOST
 from nightlab.dashboards.images.scaling import palette
 from nightlab.dashboards.images.sky import link_state, sexagesimal, sky_link
 from nightlab.dashboards.states import EmptyState, Nothing, Reason
+from nightlab.images.footprints import Footprints
 from nightlab.images.wcs import pixel_to_radec, radec_to_pixel
 
 
@@ -307,14 +309,59 @@ def test_rows_are_found_by_position_and_named_by_text(pair):
     panes = ImagePanes(pair)
     panes.mark("things", Marks(Table({"id": ids, "ra": ra, "dec": dec, "snr": [5.25, 8.5]}), "id", ("snr",)))
     look_at(panes, (0, 79, 0, 59))
-    points, _, _ = panes.board.slots[0].marked["things"]
+    points, *_ = panes.board.slots[0].marked["things"]
     assert points.data["x"] == pytest.approx([20, 60], abs=1e-4)
     panes.point(0, 60.5, 40.5)
     assert panes.near == "id 1152921504606846978 · snr 8.5"
     panes.point(0, 40.0, 5.0)
     assert panes.near == ""
     panes.mark("things", None)
-    assert not panes.board.slots[0].marked["things"][2][0].visible
+    assert not panes.board.slots[0].marked["things"][-1][0].visible
+
+
+def test_footprints_are_drawn_as_lines_halfway_between_inside_and_outside():
+    regions = np.zeros((60, 80), bool)
+    regions[20:24, 10:16] = regions[40, 50] = True
+    box = Box.factory[100:160, 1000:1080]
+    footprints = Footprints.of_regions(
+        regions, box, np.array([1012.0, 1050.0]), np.array([121.0, 140.0]), np.array([9.0, 6.0])
+    )
+    layers = {"science": as_layer(np.ones((60, 80)), x0=1000, y0=100), "elsewhere": as_layer(np.ones((60, 80)))}
+    panes = ImagePanes(layers)
+    panes.mark("footprints", Marks.of_footprints(footprints))
+    look_at(panes, (1000, 1079, 100, 159))
+    slots = {name: panes.board.slots[k].marked["footprints"] for k, name in enumerate(panes.shown)}
+    points, _, lines, _ = slots["science"]
+    x, y = lines.data["x"], lines.data["y"]
+    first, second = (slice(*edges) for edges in zip([0, *(np.flatnonzero(np.isnan(x))[:-1] + 1)],
+                                                    np.flatnonzero(np.isnan(x)), strict=True))  # fmt: skip
+    assert points.data["x"] == []
+    assert (x[first].min(), x[first].max(), y[first].min(), y[first].max()) == (1009.5, 1015.5, 119.5, 123.5)
+    assert (x[second].min(), x[second].max(), y[second].min(), y[second].max()) == (1049.5, 1050.5, 139.5, 140.5)
+    assert (x[first][0], y[first][0]) == (x[first][-1], y[first][-1])
+    panes.point(0, 1012.0, 121.0)
+    assert panes.near == "footprint 0 · snr 9 · pixels 24 · peaks 1"
+    look_at(panes, (1040, 1060, 130, 150))
+    assert lines.data["x"].size == x[second].size + 1
+    # on an image of another grid there are only their peaks
+    assert len(slots["elsewhere"][2].data["x"]) == 0
+    assert slots["elsewhere"][0].data["x"] == [1050.0]
+
+
+def test_an_image_full_of_footprints_shows_their_peaks():
+    regions = np.zeros((600, 800), bool)
+    regions[::2, ::2] = True
+    y, x = np.nonzero(regions)
+    footprints = Footprints.of_regions(
+        regions, Box.factory[0:600, 0:800], x.astype(float), y.astype(float), np.full(x.size, 5.0)
+    )
+    marks = Marks.of_footprints(footprints)
+    layer = as_layer(np.ones((600, 800)))
+    assert marks.borders(layer, (0, 799, 0, 599)) is None
+    assert marks.borders(layer, (100, 110, 100, 110)).shape[1] > 0
+    assert len(marks.table) == x.size
+    none = footprints.chosen(np.zeros(len(footprints), bool))
+    assert Marks.of_footprints(none).borders(layer, (0, 799, 0, 599)).shape == (2, 0)
 
 
 def test_thousands_of_rows_are_drawn_as_a_picture_and_still_found(pair):
@@ -324,7 +371,7 @@ def test_thousands_of_rows_are_drawn_as_a_picture_and_still_found(pair):
     panes = ImagePanes({"science": as_layer(np.zeros((60, 80)) + np.arange(80))})
     panes.mark("many", Marks(table, "id"))
     look_at(panes, (0, 79, 0, 59))
-    points, many, _ = panes.board.slots[0].marked["many"]
+    points, many, *_ = panes.board.slots[0].marked["many"]
     assert points.data["x"] == []
     assert many.data["image"][0].any()
     panes.point(0, table["x"][77], table["y"][77])

@@ -20,6 +20,7 @@ from bokeh.models import (
     GridBox,
     Image,
     Label,
+    Line,
     LinearColorMapper,
     MultiLine,
     NormalHead,
@@ -117,7 +118,7 @@ class Slot:
         self.figure.add_glyph(self.lines, MultiLine(line_color=CROSS, line_alpha=0.55, line_width=1))
         labels = Text(x_offset=3, y_offset=-2, padding=2, **{**_TEXT, "text_align": "left"})
         self.figure.add_glyph(self.names, labels)
-        self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, tuple[Any, Any]]] = {}
+        self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, ColumnDataSource, tuple[Any, ...]]] = {}
         self._compass = [(_arrow(NormalHead(size=6, line_color=CROSS, fill_color=CROSS)), _label()) for _ in "NE"]
         self._ruler, self._length = _arrow(None), _label()
         for item in (*(item for pair in self._compass for item in pair), self._ruler, self._length):
@@ -193,22 +194,31 @@ class Slot:
             self.lines.data = {"xs": xs, "ys": ys}
             self.names.data = {name: [label[k] for label in labels] for k, name in enumerate(("x", "y", "text"))}
 
-    def draw_marks(self, key: str, marks: Marks | None, x: Any, y: Any, dense: Any, box: Box | None) -> None:
-        """Draw a catalogue as marks at (x, y), or as the picture `dense` of the box; nothing without `marks`."""
+    def draw_marks(
+        self, key: str, marks: Marks | None, x: Any, y: Any, dense: Any, box: Box | None, borders: Any = None
+    ) -> None:
+        """Draw a catalogue as marks at (x, y), as the picture `dense` of the box, or as the lines `borders`.
+
+        Nothing is drawn without `marks`.
+        """
         if key not in self.marked:
             if marks is None:
                 return
             points = ColumnDataSource({"x": [], "y": []})
             many = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
+            lines = ColumnDataSource({"x": [], "y": []})
             mapper = LinearColorMapper(palette=["rgba(0, 0, 0, 0)", marks.colour], low=0, high=1)
             look: dict[str, Any] = {"fill_color": None, "line_color": marks.colour, "line_width": 1.3}
             symbol = Scatter(marker=marks.marker, size=marks.size, **look)
             drawn = (
                 self.figure.add_glyph(points, symbol, name=f"marks-{self.number}-{key}"),
                 self.figure.add_glyph(many, Image(color_mapper=mapper)),
+                self.figure.add_glyph(
+                    lines, Line(line_color=marks.colour, line_width=1.3), name=f"borders-{self.number}-{key}"
+                ),
             )
-            self.marked[key] = points, many, drawn
-        points, many, drawn = self.marked[key]
+            self.marked[key] = points, many, lines, drawn
+        points, many, lines, drawn = self.marked[key]
         for renderer in drawn:
             renderer.visible = marks is not None
         if marks is None:
@@ -216,6 +226,9 @@ class Slot:
         places = {"x": list(x), "y": list(y)}
         if self._news(f"marks {key}", places):
             points.data = places
+        edges = np.zeros((2, 0), np.float32) if borders is None else borders
+        if self._news(f"borders {key}", edges.tobytes()):
+            lines.data = {"x": edges[0], "y": edges[1]}
         if dense is not None and box is not None:
             many.data = {
                 "image": [dense],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from astropy.table import Table
@@ -11,12 +13,15 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from nightlab.dashboards.images.layers import Layer
+from nightlab.images.footprints import Footprints
 from nightlab.images.wcs import radec_to_pixel
 
 Floats = NDArray[np.float64]
 
 #: More rows than this in view are drawn as a picture of where there are any.
 MOST = 5000
+#: Borders of footprints with more corners than this in view are drawn as marks on their peaks.
+CORNERS = 60_000
 COLOURS = ("#12b5a5", "#e0559a", "#7aa6ff", "#c6d33b")
 
 
@@ -36,6 +41,8 @@ class Marks:
         Of the marks; a Bokeh marker.
     size
         Of the marks, in screen pixels.
+    footprints
+        Regions that the rows are, in their order; their borders are drawn in place of marks on images of their grid.
     """
 
     table: Table
@@ -44,7 +51,51 @@ class Marks:
     colour: str = COLOURS[0]
     marker: str = "circle"
     size: int = 10
+    footprints: Footprints | None = None
     _places: dict[int, tuple[Layer, Floats, Floats]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_footprints(cls, footprints: Footprints, **look: Any) -> Self:
+        """Take each footprint as a row, at the highest of its peaks."""
+        order = np.lexsort((-np.abs(footprints.peak_significance), footprints.peak_of))
+        # a footprint without a peak is not known by any place
+        held, first = np.unique(footprints.peak_of[order], return_index=True)
+        best = order[first]
+        table = Table({"footprint": held, "x": footprints.peak_x[best], "y": footprints.peak_y[best],
+                       "snr": footprints.peak_significance[best], "pixels": footprints.area[held],
+                       "peaks": footprints.n_peaks[held]})  # fmt: skip
+        return cls(table, "footprint", ("snr", "pixels", "peaks"), footprints=footprints, **look)
+
+    def borders(self, layer: Layer, box: tuple[float, float, float, float]) -> Floats | None:
+        """Closed lines around the footprints that reach into a box of pixels, as (2, k) x and y, NaN between lines.
+
+        None where there are no footprints on this image's grid, or too many to be drawn one by one.
+        """
+        box_of = self.footprints.box if self.footprints is not None else None
+        if box_of is None or (box_of.y.start, box_of.x.start, *box_of.shape) != (layer.y0, layer.x0, *layer.shape):
+            return None
+        lines, limits = self._lines
+        x0, x1, y0, y1 = box
+        seen = (limits[:, 0] <= x1) & (limits[:, 1] >= x0) & (limits[:, 2] <= y1) & (limits[:, 3] >= y0)
+        rows = np.flatnonzero(seen).tolist()
+        if sum(lines[row].shape[1] for row in rows) > CORNERS:
+            return None
+        return np.concatenate([np.full((2, 0), np.nan, np.float32), *(lines[row] for row in rows)], axis=1)
+
+    @cached_property
+    def _lines(self) -> tuple[Sequence[NDArray[np.float32]], Floats]:
+        """Borders of all footprints, (2, k) each with NaN at its end, and their first and last x and y, as (n, 4)."""
+        from contourpy import LineType, contour_generator
+
+        assert self.footprints is not None, "there are no footprints"
+        box = self.footprints.box
+        # halfway between the pixels inside and those outside, around the image too
+        inside = np.pad(self.footprints.mask(), 1).astype(np.float32)
+        found: Any = contour_generator(z=inside, line_type=LineType.Separate).lines(0.5)
+        start = np.array([[box.x.start - 1], [box.y.start - 1]])
+        lines = [line.T + start for line in found]
+        limits = np.array([[x.min(), x.max(), y.min(), y.max()] for x, y in lines]).reshape(-1, 4)
+        return [np.pad(line, ((0, 0), (0, 1)), constant_values=np.nan).astype(np.float32) for line in lines], limits
 
     def on(self, layer: Layer) -> tuple[Floats, Floats]:
         """Pixel coordinates of all rows on a layer; NaN where they cannot be known."""

@@ -542,6 +542,10 @@ class ImagePanes(pn.viewable.Viewer):
                 if box is None or layer is None or marks is None:
                     slot.draw_marks(key, None, [], [], None, box)
                     continue
+                borders = marks.borders(layer, box.edges)
+                if borders is not None:
+                    slot.draw_marks(key, marks, [], [], None, box, borders)
+                    continue
                 rows = marks.within(layer, box.edges)
                 x, y = (values[rows] for values in marks.on(layer))
                 dense = occupied(x, y, box.edges, box.width, box.height) if rows.size > MOST else None
