@@ -173,15 +173,16 @@ def _parts(explorer: Explorer) -> list[Any]:
 
 def _keep_address(explorer: Explorer) -> None:
     """Let the address of the page follow what the explorer shows."""
-    if pn.state.location is None:
+    document, location = pn.state.curdoc, pn.state.location
+    if document is None or location is None:
         return
-    location = pn.state.location
 
     def write(*_: Any) -> None:
         location.update_query(**explorer.query())  # type: ignore[arg-type]
 
     explorer.param.watch(write, ["run", "other", *explorer.in_url])
-    pn.state.onload(write)
+    # what changes while a page loads reaches it a moment later, as it was, and would undo what a click did meanwhile
+    pn.state.onload(lambda: document.add_next_tick_callback(write))
 
 
 def _navigation(current: str) -> str:
