@@ -536,7 +536,9 @@ class ImagePanes(pn.viewable.Viewer):
     @_all_at_once
     def _draw_marks(self) -> None:
         for k, name in enumerate(self.shown):
-            slot, box, layer = self.board.slots[k], self._boxes.get(k), self.layers.get(name)
+            slot, layer = self.board.slots[k], self.layers.get(name)
+            # an executed notebook, which no browser asks for a view, has its marks all the same
+            box = self._boxes.get(k) or (None if layer is None else Box.of(layer))
             for key in {*slot.marked, *self.marks}:
                 marks = self.marks.get(key)
                 if box is None or layer is None or marks is None:
