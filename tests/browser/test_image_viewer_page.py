@@ -144,7 +144,7 @@ def test_the_wheel_zooms_all_panes_and_a_drag_pans_them(shown):
         assert zoomed[name]["x1"] - panned[name]["x1"] == pytest.approx(60 * size, rel=0.05)
         assert zoomed[name]["y1"] - panned[name]["y1"] == pytest.approx(30 * size, rel=0.1)
     centre = (panned["pane-0"]["x1"] + panned["pane-0"]["x2"]) / 2
-    told = wait_until(lambda: _view_of(viewer.tab.url, centre))
+    told = wait_until(lambda: _view_of(viewer.tab.evaluate("location.href"), centre))
     assert told[2] == pytest.approx(first["x2"] - first["x1"], abs=0.01)
 
 

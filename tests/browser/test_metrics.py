@@ -32,7 +32,7 @@ def click_points(tab):
 def test_a_tile_changes_the_trend_and_the_address(explorer):
     explorer.get_by_role("button", name=re.compile("^single frame")).click()
     explorer.get_by_role("heading", name=re.compile(r"^single_frame\.")).wait_for()
-    wait_until(lambda: "metric=single_frame" in explorer.url)
+    explorer.wait_for_function("location.search.includes('metric=single_frame')")
     explorer.get_by_role("button", name=re.compile("zero point scatter")).first.click()
     explorer.get_by_role("heading", name="single_frame.zero_point_scatter").wait_for()
     assert explorer.locator("[aria-pressed=true]", has_text="zero point scatter").count() == 1
@@ -53,7 +53,7 @@ def test_a_point_shows_its_data_id_and_the_way_to_its_images(explorer):
     link = row.get_by_role("link", name="images").get_attribute("href")
     assert link.startswith("./images?run=simulated%3Aruns/ApPipe")
     assert f"visit={visit}&detector=0" in link
-    wait_until(lambda: f"visit={visit}" in explorer.url)
+    explorer.wait_for_function(f"location.search.includes('visit={visit}')")
 
 
 def test_search_narrows_the_list_and_the_level_changes_the_verdicts(explorer):

@@ -15,6 +15,7 @@ from lsst.images import MaskedImage
 from serving import serving, wait_until
 
 from nightlab.data.runs import open_run
+from nightlab.images.footprints import Footprints
 
 # the first of them makes what all of them start from
 pytestmark = [pytest.mark.nightly, pytest.mark.real_data, pytest.mark.timeout(1800)]
@@ -92,6 +93,10 @@ def same(one, other):
         xr.testing.assert_equal(one, other)
         # a target that is not there is NaN, which is not equal to itself
         assert repr(one.to_dict(data=False)) == repr(other.to_dict(data=False))
+    elif isinstance(one, Footprints):
+        assert len(one)
+        for ours, theirs in zip(one.to_tables(), other.to_tables(), strict=True):
+            same(ours, theirs)
     else:
         assert one.colnames
         assert len(one) == len(other)

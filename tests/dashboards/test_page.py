@@ -1,9 +1,7 @@
 import panel as pn
 import pytest
 from bokeh.document import Document
-from bokeh.server.callbacks import TimeoutCallback
 from panel.io.state import set_curdoc
-from panel.util import edit_readonly
 
 from nightlab.dashboards.metrics import MetricsExplorer
 from nightlab.dashboards.page import page
@@ -48,26 +46,6 @@ def test_a_page_whose_explorer_cannot_be_made_says_why(error, mark):
     assert mark in after
     assert str(error.args[0]) in after
     assert "Loading" not in after
-
-
-@pytest.mark.parametrize(("shown", "said"), [("level=minimum", ["?", "again"]), ("again", [])])
-def test_an_address_that_did_not_arrive_is_said_again(shown, said):
-    document = Document()
-    with set_curdoc(document):
-        explorer = MetricsExplorer()
-        page("Metrics", "metrics", lambda: explorer)
-        document.session_callbacks[0].callback()
-        explorer.level = "design"
-        location = pn.state.location
-        (settle,) = (call for call in document.session_callbacks if isinstance(call, TimeoutCallback))
-        with edit_readonly(location):
-            location.href = "http://here/metrics?" + (location.search[1:] if shown == "again" else shown)
-        heard = []
-        location.param.watch(lambda event: heard.append(event.new), "search")
-        search = location.search
-        settle.callback()
-    assert "level=design" in search
-    assert heard == [search if word == "again" else word for word in said]
 
 
 def test_a_page_that_nobody_is_served_is_filled_at_once():

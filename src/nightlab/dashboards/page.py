@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import panel as pn
 from panel.custom import JSComponent
@@ -18,9 +17,6 @@ from nightlab.dashboards.style import ACCENT
 
 if TYPE_CHECKING:
     from nightlab.dashboards.explorer import Explorer
-
-#: After so many milliseconds an address has arrived.
-SETTLE = 1500
 
 _CSS = """
 :root { --body-font: Helvetica, Arial, sans-serif; } /* as figures write */
@@ -177,25 +173,15 @@ def _parts(explorer: Explorer) -> list[Any]:
 
 def _keep_address(explorer: Explorer) -> None:
     """Let the address of the page follow what the explorer shows."""
-    document, location = pn.state.curdoc, pn.state.location
-    if document is None or location is None:
+    location = pn.state.location
+    if location is None:
         return
 
     def write(*_: Any) -> None:
         location.update_query(**explorer.query())  # type: ignore[arg-type]
-        document.add_timeout_callback(settle, SETTLE)
-
-    def settle() -> None:
-        """Say the address again when the browser, which tells what it shows, shows another one."""
-        shown = urlsplit(location.href or "").query
-        if shown and parse_qs(shown) != parse_qs(location.search[1:]):
-            with pn.io.hold():
-                location.search, search = "?", location.search
-                location.search = search
 
     explorer.param.watch(write, ["run", "other", *explorer.in_url])
-    # what changes while a page loads reaches it a moment later, as it was, and would undo what a click did meanwhile
-    pn.state.onload(lambda: document.add_next_tick_callback(write))
+    pn.state.onload(write)
 
 
 def _navigation(current: str) -> str:
