@@ -95,7 +95,9 @@ def test_one_pixel_among_millions_is_enough():
 
 def test_signal_to_noise_is_the_quotient_and_needs_variance():
     image = masked_image()
-    layer = as_layer(image).signal_to_noise
+    whole = as_layer(image)
+    layer = whole.signal_to_noise
+    assert whole.signal_to_noise is layer  # made once for all who look
     np.testing.assert_allclose(layer.values, image.image.array / 3.0, rtol=1e-6)
     with pytest.raises(Nothing, match="no variance"):
         _ = as_layer(np.zeros((3, 3))).signal_to_noise
