@@ -213,9 +213,9 @@ class Explorer(pn.viewable.Viewer):
         rail = self.rail()
         body: Any = self.main()
         if rail is not None:
-            body = pn.Row(pn.Column(rail, width=300, margin=(0, 12, 0, 0)), body, sizing_mode="stretch_width")
+            body = pn.Row(pn.Column(rail, width=300, margin=(0, 12, 0, 0)), body)
         parts = [self.header(), body, self.listening(everywhere=False)]
-        return pn.Column(*parts, sizing_mode="stretch_width")
+        return pn.Column(*parts)
 
     def servable_page(self) -> Any:
         """Wrap the explorer into a page of its own."""

@@ -96,6 +96,7 @@ class ImageViewer(Explorer):
         self.board = ImagePanes(**{name: getattr(self, name) for name in _OF_PANES})
         self._visits: Table | None = None
         self._busy, self._asked, self._row = False, False, -1
+        self._absent = pn.pane.HTML(visible=False, margin=(0, 6))
         for name in _OF_PANES:
             self.board.param.watch(self._from_board, name)
             self.param.watch(self._to_board, name)
@@ -218,14 +219,17 @@ class ImageViewer(Explorer):
 
     def _mark(self) -> None:
         self._row = -1
+        absent = []
         for name in (*CATALOGUES, FOOTPRINTS):
             marks = None
             if name in self.catalogues and self.run is not None and self.visit is not None and not self.images:
                 try:
                     marks = self.marks(name)
                 except (MissingData, LookupError):
-                    marks = None  # a run that stopped before its catalogues still shows its images
+                    absent.append(name)  # a run that stopped before its catalogues still shows its images
             self.board.mark(name, marks)
+        text = f"<div role='status'>This run has no {' and no '.join(absent)} here.</div>"
+        self._absent.param.update(object=text, visible=bool(absent))
 
     def _new_run(self) -> None:
         self._visits = None
@@ -442,7 +446,7 @@ class ImageViewer(Explorer):
             margin=(3, 4),
         )
         chosen.link(self, value="catalogues", bidirectional=True)
-        return chosen
+        return pn.Column(chosen, self._absent, sizing_mode="stretch_width", margin=0)
 
 
 def _attempt(make: Callable[[], Layer], name: str, kind: Any) -> Layer | EmptyState:

@@ -135,7 +135,7 @@ def page(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
         Makes the explorer; what it raises is shown.
     """
     document = pn.state.curdoc
-    body, rail = Pane(title), Pane("the controls")
+    body, rail = Pane(title, sizing_mode=None), Pane("the controls")
     body.loading()
     rail.loading()
     made = template(f"{title} · NightLab", slug, main=[body], sidebar=[rail])
@@ -143,7 +143,7 @@ def page(title: str, slug: str, make: Callable[[], Explorer]) -> Any:
     def fill() -> None:
         with body.guarded(), at_once():
             explorer = make()
-            body.ready(pn.Column(*_parts(explorer), sizing_mode="stretch_width"))
+            body.ready(pn.Column(*_parts(explorer)))
             _keep_address(explorer)
             # what there is to see comes first; not by a timer, since Panel 1.9.4 loses what changes while a page loads
             after(lambda: fill_rail(explorer))

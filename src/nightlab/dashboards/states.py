@@ -76,7 +76,7 @@ class Pane(pn.viewable.Viewer):
     def __init__(self, what: str = "", **layout: Any) -> None:
         super().__init__()
         self.what = what
-        self._body = pn.Column(sizing_mode="stretch_width", margin=0, **{**{"min_height": 40}, **layout})
+        self._body = pn.Column(**{"sizing_mode": "stretch_width", "margin": 0, "min_height": 40, **layout})
         self.empty(EmptyState(Reason.NO_DATA_SELECTED, f"Nothing is selected for {what or 'this place'}."))
 
     def loading(self, what: str = "") -> None:

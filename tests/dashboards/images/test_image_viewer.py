@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import panel as pn
 import pytest
 from image_makers import masked_image
 
@@ -9,6 +10,7 @@ from nightlab.dashboards.images.scaling import look_for
 from nightlab.dashboards.library import Library
 from nightlab.dashboards.states import Reason
 from nightlab.data.runs import open_run
+from nightlab.errors import MissingData
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,30 @@ def test_panes_and_viewer_tell_each_other():
     viewer.press("m")
     viewer.press("r")
     assert (viewer.masks, viewer.view) == (False, None)
+
+
+def _words(view):
+    return " ".join(pane.object for pane in view.select(pn.pane.HTML) if pane.visible)
+
+
+@pytest.mark.slow
+def test_a_catalogue_that_a_run_lacks_is_told(run, monkeypatch):
+    viewer = ImageViewer.from_run(run, catalogues=["sources"])
+    rail, lacks = viewer.rail(), "This run has no footprints here."
+    assert lacks not in _words(rail)
+    get = type(run).get
+
+    def lacking(self, dataset, **where):
+        if dataset == "source_footprint":
+            raise MissingData("there are no footprints")
+        return get(self, dataset, **where)
+
+    monkeypatch.setattr(type(run), "get", lacking)
+    viewer.catalogues = ["sources", "footprints"]
+    assert lacks in _words(rail)
+    assert list(viewer.board.marks) == ["sources"]
+    viewer.catalogues = ["sources"]
+    assert lacks not in _words(rail)
 
 
 @pytest.mark.slow

@@ -308,17 +308,17 @@ def test_rows_are_found_by_position_and_named_by_text(pair):
     ra, dec = pixel_to_radec(projection(), [20.0, 60.0], [30.0, 40.0])
     panes = ImagePanes(pair)
     panes.mark("things", Marks(Table({"id": ids, "ra": ra, "dec": dec, "snr": [5.25, 8.5]}), "id", ("snr",)))
-    points, *_ = panes.board.slots[0].marked["things"]
-    assert points.data["x"] == pytest.approx([20, 60], abs=1e-4)  # also where no browser says what is in view
+    points = panes.board.slots[0].overlays["marks things"]
+    assert points.data_source.data["x"] == pytest.approx([20, 60], abs=1e-4)  # also where no browser tells the view
     look_at(panes, (0, 39, 0, 59))
-    assert points.data["x"] == pytest.approx([20], abs=1e-4)
+    assert points.data_source.data["x"] == pytest.approx([20], abs=1e-4)
     look_at(panes, (0, 79, 0, 59))
     panes.point(0, 60.5, 40.5)
     assert panes.near == "id 1152921504606846978 · snr 8.5"
     panes.point(0, 40.0, 5.0)
     assert panes.near == ""
     panes.mark("things", None)
-    assert not panes.board.slots[0].marked["things"][-1][0].visible
+    assert not points.visible
 
 
 def test_footprints_are_drawn_as_lines_halfway_between_inside_and_outside():
@@ -332,12 +332,12 @@ def test_footprints_are_drawn_as_lines_halfway_between_inside_and_outside():
     panes = ImagePanes(layers)
     panes.mark("footprints", Marks.of_footprints(footprints))
     look_at(panes, (1000, 1079, 100, 159))
-    slots = {name: panes.board.slots[k].marked["footprints"] for k, name in enumerate(panes.shown)}
-    points, _, lines, _ = slots["science"]
+    drawn = {name: panes.board.slots[k].overlays for k, name in enumerate(panes.shown)}
+    assert [*drawn["science"]] == ["borders footprints"]
+    lines = drawn["science"]["borders footprints"].data_source
     x, y = lines.data["x"], lines.data["y"]
     first, second = (slice(*edges) for edges in zip([0, *(np.flatnonzero(np.isnan(x))[:-1] + 1)],
                                                     np.flatnonzero(np.isnan(x)), strict=True))  # fmt: skip
-    assert points.data["x"] == []
     assert (x[first].min(), x[first].max(), y[first].min(), y[first].max()) == (1009.5, 1015.5, 119.5, 123.5)
     assert (x[second].min(), x[second].max(), y[second].min(), y[second].max()) == (1049.5, 1050.5, 139.5, 140.5)
     assert (x[first][0], y[first][0]) == (x[first][-1], y[first][-1])
@@ -346,8 +346,8 @@ def test_footprints_are_drawn_as_lines_halfway_between_inside_and_outside():
     look_at(panes, (1040, 1060, 130, 150))
     assert lines.data["x"].size == x[second].size + 1
     # on an image of another grid there are only their peaks
-    assert len(slots["elsewhere"][2].data["x"]) == 0
-    assert slots["elsewhere"][0].data["x"] == [1050.0]
+    assert [*drawn["elsewhere"]] == ["marks footprints"]
+    assert drawn["elsewhere"]["marks footprints"].data_source.data["x"] == [1050.0]
 
 
 def test_an_image_full_of_footprints_shows_their_peaks():
@@ -373,14 +373,33 @@ def test_thousands_of_rows_are_drawn_as_a_picture_and_still_found(pair):
     panes = ImagePanes({"science": as_layer(np.zeros((60, 80)) + np.arange(80))})
     panes.mark("many", Marks(table, "id"))
     look_at(panes, (0, 79, 0, 59))
-    points, many, *_ = panes.board.slots[0].marked["many"]
-    assert points.data["x"] == []
-    assert many.data["image"][0].any()
+    drawn = panes.board.slots[0].overlays
+    assert [name for name, renderer in drawn.items() if renderer.visible] == ["crowd many"]
+    assert drawn["crowd many"].data_source.data["image"][0].any()
     panes.point(0, table["x"][77], table["y"][77])
     assert panes.near == "id 77"
     look_at(panes, (10, 11, 10, 11))
+    points = drawn["marks many"].data_source
     assert len(points.data["x"]) == ((np.abs(table["x"] - 10.5) <= 0.5) & (np.abs(table["y"] - 10.5) <= 0.5)).sum() > 0
-    assert many.data["image"] == []
+    assert [name for name, renderer in drawn.items() if renderer.visible] == ["marks many"]
+
+
+def test_the_sky_grid_is_drawn_when_it_is_asked_for(pair):
+    panes = ImagePanes(pair)
+    look_at(panes, (0, 79, 0, 59))
+    over = panes.board.slots[0].overlays
+    assert over == {}
+    panes.grid = True
+    look_at(panes, (0, 79, 0, 59))
+    assert {name for name, drawn in over.items() if drawn.visible} == {"net", "net names"}
+    lines, names = (over[name].data_source.data for name in ("net", "net names"))
+    for x, y in zip(lines["xs"], lines["ys"], strict=True):
+        ra, dec = pixel_to_radec(projection(), x, y)
+        assert min(np.ptp(ra), np.ptp(dec)) < 1e-7  # along a line one of them stays
+    assert 0 < len(names["text"]) <= len(lines["xs"])
+    panes.grid = False
+    look_at(panes, (0, 79, 0, 59))
+    assert not any(drawn.visible for drawn in over.values())
 
 
 def test_the_panes_can_be_drawn_without_a_browser(pair):

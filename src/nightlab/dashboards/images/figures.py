@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +116,7 @@ class Slot:
             background_fill_alpha=0,
         )
         self.figure.add_layout(self.bar, "right")
-        self.lines = ColumnDataSource({"xs": [], "ys": []})
-        self.names = ColumnDataSource({"x": [], "y": [], "text": []})
-        self.figure.add_glyph(self.lines, MultiLine(line_color=CROSS, line_alpha=0.55, line_width=1))
-        labels = Text(x_offset=3, y_offset=-2, padding=2, **{**_TEXT, "text_align": "left"})
-        self.figure.add_glyph(self.names, labels)
-        self.marked: dict[str, tuple[ColumnDataSource, ColumnDataSource, ColumnDataSource, tuple[Any, ...]]] = {}
+        self.overlays: dict[str, Any] = {}
         self._compass = [(_arrow(NormalHead(size=6, line_color=CROSS, fill_color=CROSS)), _label()) for _ in "NE"]
         self._ruler, self._length = _arrow(None), _label()
         for item in (*(item for pair in self._compass for item in pair), self._ruler, self._length):
@@ -190,55 +188,49 @@ class Slot:
 
     def net(self, xs: list[Any], ys: list[Any], labels: list[tuple[float, float, str]]) -> None:
         """Draw lines of constant right ascension and declination, and what they are called."""
-        if self._news("net", [x.tolist() for x in xs], [y.tolist() for y in ys], labels):
-            self.lines.data = {"xs": xs, "ys": ys}
-            self.names.data = {name: [label[k] for label in labels] for k, name in enumerate(("x", "y", "text"))}
+        lines = {"xs": xs, "ys": ys} if xs else None
+        names = {name: [label[k] for label in labels] for k, name in enumerate(("x", "y", "text"))} if labels else None
+        self.overlay("net", lambda: MultiLine(line_color=CROSS, line_alpha=0.55, line_width=1), lines)
+        look = {**_TEXT, "text_align": "left"}
+        self.overlay("net names", lambda: Text(x_offset=3, y_offset=-2, padding=2, **look), names)
 
-    def draw_marks(
-        self, key: str, marks: Marks | None, x: Any, y: Any, dense: Any, box: Box | None, borders: Any = None
-    ) -> None:
-        """Draw a catalogue as marks at (x, y), as the picture `dense` of the box, or as the lines `borders`.
+    def draw_marks(self, key: str, marks: Marks, drawn: dict[str, dict[str, Any]]) -> None:
+        """Draw a catalogue in those of the `WAYS` that have data, and hide it in the others."""
+        for way, glyph in WAYS.items():
+            self.overlay(f"{way} {key}", partial(glyph, marks), drawn.get(way))
 
-        Nothing is drawn without `marks`.
+    def overlay(self, name: str, glyph: Callable[[], Any], data: dict[str, Any] | None) -> None:
+        """Draw something over the image, or hide it without `data`.
+
+        It is made when there is something to draw, since a page takes some milliseconds for whatever it may draw.
         """
-        if key not in self.marked:
-            if marks is None:
-                return
-            points = ColumnDataSource({"x": [], "y": []})
-            many = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
-            lines = ColumnDataSource({"x": [], "y": []})
-            mapper = LinearColorMapper(palette=["rgba(0, 0, 0, 0)", marks.colour], low=0, high=1)
-            look: dict[str, Any] = {"fill_color": None, "line_color": marks.colour, "line_width": 1.3}
-            symbol = Scatter(marker=marks.marker, size=marks.size, **look)
-            drawn = (
-                self.figure.add_glyph(points, symbol, name=f"marks-{self.number}-{key}"),
-                self.figure.add_glyph(many, Image(color_mapper=mapper)),
-                self.figure.add_glyph(
-                    lines, Line(line_color=marks.colour, line_width=1.3), name=f"borders-{self.number}-{key}"
-                ),
-            )
-            self.marked[key] = points, many, lines, drawn
-        points, many, lines, drawn = self.marked[key]
-        for renderer in drawn:
-            renderer.visible = marks is not None
-        if marks is None:
+        if data is None:
+            if name in self.overlays:
+                self.overlays[name].visible = False
             return
-        places = {"x": list(x), "y": list(y)}
-        if self._news(f"marks {key}", places):
-            points.data = places
-        edges = np.zeros((2, 0), np.float32) if borders is None else borders
-        if self._news(f"borders {key}", edges.tobytes()):
-            lines.data = {"x": edges[0], "y": edges[1]}
-        if dense is not None and box is not None:
-            many.data = {
-                "image": [dense],
-                "x": [box.x1],
-                "y": [box.y1],
-                "dw": [box.x2 - box.x1],
-                "dh": [box.y2 - box.y1],
-            }
-        elif many.data["image"]:
-            many.data = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
+        news = self._news(name, pickle.dumps(data))
+        if name not in self.overlays:
+            self.overlays[name] = self.figure.add_glyph(ColumnDataSource(data), glyph(), name=f"{name} {self.number}")
+        elif news:
+            self.overlays[name].data_source.data = data
+        self.overlays[name].visible = True
+
+
+def _symbols(marks: Marks) -> Scatter:
+    look: dict[str, Any] = {"fill_color": None, "line_color": marks.colour, "line_width": 1.3}
+    return Scatter(marker=marks.marker, size=marks.size, **look)
+
+
+def _crowd(marks: Marks) -> Image:
+    return Image(color_mapper=LinearColorMapper(palette=["rgba(0, 0, 0, 0)", marks.colour], low=0, high=1))
+
+
+def _borders(marks: Marks) -> Line:
+    return Line(line_color=marks.colour, line_width=1.3)
+
+
+#: How a catalogue may be drawn: marks at its rows, a picture of where there are any, lines around its footprints.
+WAYS: dict[str, Callable[[Marks], Any]] = {"marks": _symbols, "crowd": _crowd, "borders": _borders}
 
 
 def _arrow(head: Any) -> Arrow:

@@ -12,6 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from nightlab.dashboards.images.draw import Box
 from nightlab.dashboards.images.layers import Layer
 from nightlab.images.footprints import Footprints
 from nightlab.images.wcs import radec_to_pixel
@@ -65,6 +66,18 @@ class Marks:
                        "snr": footprints.peak_significance[best], "pixels": footprints.area[held],
                        "peaks": footprints.n_peaks[held]})  # fmt: skip
         return cls(table, "footprint", ("snr", "pixels", "peaks"), footprints=footprints, **look)
+
+    def drawn(self, layer: Layer, box: Box) -> dict[str, dict[str, Any]]:
+        """Give the data of ``marks``, ``crowd`` or ``borders``, whichever suits what a pane shows of a layer."""
+        borders = self.borders(layer, box.edges)
+        if borders is not None:
+            return {"borders": {"x": borders[0], "y": borders[1]}}
+        rows = self.within(layer, box.edges)
+        x, y = (values[rows] for values in self.on(layer))
+        if rows.size <= MOST:
+            return {"marks": {"x": x.tolist(), "y": y.tolist()}}
+        where = {"x": [box.x1], "y": [box.y1], "dw": [box.x2 - box.x1], "dh": [box.y2 - box.y1]}
+        return {"crowd": {"image": [occupied(x, y, box.edges, box.width, box.height)], **where}}
 
     def borders(self, layer: Layer, box: tuple[float, float, float, float]) -> Floats | None:
         """Closed lines around the footprints that reach into a box of pixels, as (2, k) x and y, NaN between lines.

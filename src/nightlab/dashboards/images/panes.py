@@ -29,7 +29,7 @@ from nightlab.dashboards.images.draw import Box, Picture, caption, coarse, pictu
 from nightlab.dashboards.images.figures import SLOTS, Board, Slot, put
 from nightlab.dashboards.images.fits import cutout_fits
 from nightlab.dashboards.images.layers import Layer, as_layer, trouble
-from nightlab.dashboards.images.marks import MOST, Marks, occupied
+from nightlab.dashboards.images.marks import Marks
 from nightlab.dashboards.images.readout import BoxStatistics, Readout, box_statistics, read_all
 from nightlab.dashboards.images.scaling import STRETCHES, Limits, Look, find_limits, look_for, palette
 from nightlab.dashboards.images.sky import SAME, Affine, LinkState, compass, grid_lines, link_state, sky_link
@@ -178,10 +178,11 @@ class ImagePanes(pn.viewable.Viewer):
 
     def mark(self, name: str, marks: Marks | None) -> None:
         """Draw a catalogue, or take it away with None."""
-        if marks is None:
-            self.marks.pop(name, None)
-        else:
+        if marks is not None:
             self.marks[name] = marks
+        elif (gone := self.marks.pop(name, None)) is not None:
+            for slot in self.board.slots:
+                slot.draw_marks(name, gone, {})
         self._draw_marks()
 
     def mask_planes(self) -> list[str]:
@@ -539,19 +540,8 @@ class ImagePanes(pn.viewable.Viewer):
             slot, layer = self.board.slots[k], self.layers.get(name)
             # an executed notebook, which no browser asks for a view, has its marks all the same
             box = self._boxes.get(k) or (None if layer is None else Box.of(layer))
-            for key in {*slot.marked, *self.marks}:
-                marks = self.marks.get(key)
-                if box is None or layer is None or marks is None:
-                    slot.draw_marks(key, None, [], [], None, box)
-                    continue
-                borders = marks.borders(layer, box.edges)
-                if borders is not None:
-                    slot.draw_marks(key, marks, [], [], None, box, borders)
-                    continue
-                rows = marks.within(layer, box.edges)
-                x, y = (values[rows] for values in marks.on(layer))
-                dense = occupied(x, y, box.edges, box.width, box.height) if rows.size > MOST else None
-                slot.draw_marks(key, marks, [] if dense is not None else x, [] if dense is not None else y, dense, box)
+            for key, marks in self.marks.items():
+                slot.draw_marks(key, marks, {} if box is None or layer is None else marks.drawn(layer, box))
 
     def _retime(self, *_: Any) -> None:
         if self._timer is not None:
