@@ -29,28 +29,34 @@ def stripe82() -> Path:
 
 
 @pytest.fixture(scope="session")
-def night(tmp_path_factory) -> Path:
-    """Folder of a repository with a finished tiny night; made once, whatever the number of test processes."""
-    return _once(tmp_path_factory, "finished-night", _make_night) / "lab"
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Give a function that fills a folder which all test processes share."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        shared = root / name
+        shared.mkdir(exist_ok=True)
+        with (shared / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / "done").exists():
+                make(shared)
+                (shared / "done").touch()
+        return shared
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def stripe82_night(stripe82, tmp_path_factory) -> Path:
+def night(once) -> Path:
+    """Folder of a repository with a finished tiny night; copy it, never write into it."""
+    return once("finished-night", _make_night) / "lab"
+
+
+@pytest.fixture(scope="session")
+def stripe82_night(stripe82, once) -> Path:
     """Folder of a repository with the r band of Stripe 82, run by the command line; copy it, never write into it."""
-    return _once(tmp_path_factory, "finished-stripe82", _make_stripe82_night) / "stripe82"
-
-
-def _once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
-    """Fill a folder that all test processes share."""
-    root = tmp_path_factory.getbasetemp()
-    shared = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / name
-    shared.mkdir(exist_ok=True)
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "done").exists():
-            make(shared)
-            (shared / "done").touch()
-    return shared
+    return once("finished-stripe82", _make_stripe82_night) / "stripe82"
 
 
 def _make_stripe82_night(folder: Path) -> None:

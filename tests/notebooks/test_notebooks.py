@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,12 +47,6 @@ def test_a_notebook_is_stripped_and_checks_what_it_says(path):
     assert any("pn." in text(cell) or "Explorer" in text(cell) or "Viewer" in text(cell) for cell in code)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the notebooks keep the run that they share."""
-    return tmp_path_factory.mktemp("notebooks")
-
-
 def execute(path, folder, **parameters):
     """Run a notebook in a process of its own, as papermill's users do."""
     given = [part for name, value in parameters.items() for part in ("-p", name, str(value))]
@@ -91,9 +86,14 @@ def test_what_the_command_has_run_is_trusted_so_that_its_pictures_show(tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_on_the_tiny_survey(path, folder):
-    execute(path, folder, run_size="tiny")
+def test_the_first_notebook_runs_the_pipelines_itself(tmp_path):
+    execute(NOTEBOOKS[0], tmp_path, run_size="tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda path: path.stem)
+def test_a_notebook_runs_on_a_finished_run(path, tmp_path, night):
+    execute(path, tmp_path, repository=shutil.copytree(night, tmp_path / "lab"))
 
 
 @pytest.mark.nightly

@@ -27,18 +27,20 @@ def pipeline(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def survey(tmp_path_factory):
+def survey(once):
     """Folder of the tiny simulated survey."""
-    return simulate_survey(tmp_path_factory.mktemp("survey"), tiny_night.SURVEY).directory
+    return once("tiny-survey", lambda folder: simulate_survey(folder / "survey", tiny_night.SURVEY)) / "survey"
 
 
 @pytest.fixture(scope="session")
-def with_templates(survey, tmp_path_factory):
+def with_templates(survey, once):
     """A repository of it in which Templates has run; copy it before writing into it."""
-    folder = tmp_path_factory.mktemp("night") / "templates"
-    made = night.run("Templates", "simulated", folder, survey=survey, jobs=1)
-    assert made.report.ok, made.report.text()
-    return folder
+
+    def make(folder):
+        made = night.run("Templates", "simulated", folder / "templates", survey=survey, jobs=1)
+        assert made.report.ok, made.report.text()
+
+    return once("tiny-templates", make) / "templates"
 
 
 @pytest.fixture(scope="session")

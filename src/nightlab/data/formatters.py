@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import xarray as xr
 import zarr
 from lsst.daf.butler import FormatterV2
+from zarr.abc.buffer import Buffer
 
 from nightlab.data.instruments import instrument
 from nightlab.errors import CorruptFile
@@ -67,14 +66,13 @@ class FootprintsFormatter(FormatterV2):
 
 def write_metrics(dataset: xr.Dataset, path: Path) -> None:
     """Write a dataset as a zarr store in one zip file."""
-    with tempfile.TemporaryDirectory() as folder:
-        dataset.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
-        members = sorted(member for member in Path(folder).rglob("*") if member.is_file())
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for member in members:
-                info = zipfile.ZipInfo(member.relative_to(folder).as_posix().replace(os.sep, "/"), EPOCH)
-                info.external_attr = 0o644 << 16
-                archive.writestr(info, member.read_bytes())
+    members: dict[str, Buffer] = {}  # first all of them, since zarr rewrites some and an archive would keep both
+    dataset.to_zarr(zarr.storage.MemoryStore(members), mode="w", consolidated=False, zarr_format=3)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, member in sorted(members.items()):
+            info = zipfile.ZipInfo(name, EPOCH)
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, member.to_bytes())
 
 
 def read_metrics(path: Path) -> xr.Dataset:

@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +154,7 @@ def run(
     if name == "ApPipe" and "warp_template" in stages:
         runs = (TEMPLATES_RUN,)
         first = _templates(source, knobs[TEMPLATES], **calling)
-        if first is not None and (first.stopped or not _has(source.repository, "template_coadd")):
+        if first is not None and (first.stopped or not _left(source.repository, "template_coadd")[0]):
             return Night(report=first, repository=source.repository, runs=runs, files=source.files, templates=first)
     output = output_run or f"runs/{name}"
     config = knobs[name]
@@ -320,22 +322,21 @@ def _inputs(source: _Source, pipeline: str, output: str) -> tuple[str, ...]:
 
 def _finished(repository: Path) -> bool:
     """Whether ``Templates`` got to its end (the gathered metrics are the last thing it writes) and nothing failed."""
-    if not _has(repository, "metrics"):
-        return False
+    stages = load_pipeline(TEMPLATES).task_labels
+    kinds = [f"{stage}_{kind}" for stage in stages for kind in ("log", "metadata")]
+    gathered, *left = _left(repository, "metrics", *kinds)
     # a quantum that fails leaves its log and no metadata
-    return not any(
-        _has(repository, f"{stage}_log") - _has(repository, f"{stage}_metadata")
-        for stage in load_pipeline(TEMPLATES).task_labels
-    )
+    return bool(gathered) and not any(logs - metadata for logs, metadata in batched(left, 2))
 
 
-def _has(repository: Path, name: str) -> set[DataCoordinate]:
-    """Find the data ids for which ``Templates`` has left a dataset."""
+def _left(repository: Path, *names: str) -> list[set[DataCoordinate]]:
+    """Find the data ids for which ``Templates`` has left datasets, by their names."""
     with open_repository(repository) as butler:
-        if TEMPLATES_RUN not in butler.collections.query("runs/*") or not butler.registry.queryDatasetTypes([name]):
-            return set()
-        found = butler.query_datasets(name, collections=TEMPLATES_RUN, find_first=False, explain=False, limit=None)
-        return {ref.dataId for ref in found}
+        if TEMPLATES_RUN not in butler.collections.query("runs/*"):
+            return [set() for _ in names]
+        known = {kind.name for kind in butler.registry.queryDatasetTypes(names)}
+        ask = partial(butler.query_datasets, collections=TEMPLATES_RUN, find_first=False, explain=False, limit=None)
+        return [{ref.dataId for ref in ask(name)} if name in known else set() for name in names]
 
 
 def _source(data: str | None, repository: str | Path | None, survey: str | Path | None) -> _Source:
