@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from nightlab.numeric.photometry import resized_stamps
-from nightlab.numeric.statistics import robust_width
+from nightlab.numeric.statistics import chance_of, robust_width
 
 
 def test_robust_width_is_scipys_and_ignores_a_few_wild_values():
@@ -21,3 +21,9 @@ def test_stamps_are_cut_and_padded_about_their_middle():
     np.testing.assert_array_equal(wide[:, 2:7, 2:7], stamps)
     assert wide.sum() == stamps.sum()
     np.testing.assert_array_equal(resized_stamps(stamps[0], 2), stamps[0])
+
+
+@pytest.mark.parametrize("expected", [0.0, 1e-9, 0.3, 5.0, 200.0])
+@pytest.mark.parametrize("n", [-3, 0, 1, 2, 20])
+def test_chance_of_is_poissons_law(n, expected):
+    assert chance_of(n, expected) == pytest.approx(stats.poisson.sf(n - 1, expected), rel=1e-12, abs=0)

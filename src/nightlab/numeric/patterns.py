@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.stats import poisson
+
+from nightlab.numeric.statistics import chance_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -235,4 +236,4 @@ def _chance(
         * max(1.0, max_rotation * span / tolerance)
         * max(1.0, max_scale * span / tolerance)
     )
-    return float(trials * poisson.sf(n_matches - 3, expected))
+    return float(trials * chance_of(n_matches - 2, expected))

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import gammainc
 
 
 def robust_width(values: ArrayLike) -> float:
@@ -10,6 +11,11 @@ def robust_width(values: ArrayLike) -> float:
     if not values.size:
         return float("nan")
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def chance_of(n: int, expected: float) -> float:
+    """Probability of `n` or more events where `expected` are, by Poisson's law."""
+    return float(gammainc(n, expected)) if n > 0 else 1.0
 
 
 def affordable_degree(degree: int, n: int, per_term: float) -> int:

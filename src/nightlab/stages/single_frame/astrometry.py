@@ -12,14 +12,13 @@ from lsst.images import Box, SkyProjection
 from pydantic import Field
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
-from scipy.stats import poisson
 
 from nightlab.config import Config
 from nightlab.errors import FalseMatch, NoOverlap, TooFewStars
 from nightlab.images.wcs import fit_projection, pixel_scale, pixel_to_radec, radec_to_pixel
 from nightlab.numeric.patterns import find_similarity
 from nightlab.numeric.sphere import separation
-from nightlab.numeric.statistics import affordable_degree
+from nightlab.numeric.statistics import affordable_degree, chance_of
 from nightlab.stages.single_frame.frame import Bools, Floats, Ints
 from nightlab.stages.single_frame.measure import Sources
 
@@ -340,7 +339,7 @@ def _check_believable(
     area = max(float(np.ptp(rx) * np.ptp(ry)), 1.0)
     expected = field.x.size * rx.size * np.pi * reach**2 / area
     trials = max(1.0, np.pi * (margin / reach) ** 2)
-    if trials * poisson.sf(n_close - n_terms - 1, expected) > MAX_CHANCE:
+    if trials * chance_of(n_close - n_terms, expected) > MAX_CHANCE:
         raise FalseMatch(
             f"{n_close} sources lie within {reach * field.scale:.2f} arcsec of a reference star, "
             f"and {expected:.1f} would by accident",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import oaconvolve
 
 from nightlab.errors import BadInput
 from nightlab.stages.single_frame.frame import Bools, Floats
@@ -43,6 +42,8 @@ def remove_brighter_fatter(electrons: Floats, kernel: NDArray[np.float64], usabl
     ----------
     Coulton et al. 2018, AJ 155, 258; Antilogus et al. 2014, JINST 9, C03048.
     """
+    from scipy.signal import oaconvolve  # takes a second to import, and few frames have a kernel
+
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
         raise BadInput(
             f"the brighter-fatter kernel has the shape {kernel.shape}",
